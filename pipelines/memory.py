@@ -1,0 +1,47 @@
+"""Peak memory of a stage: resident memory of this process and its children, sampled, in gigabytes."""
+
+import sys
+import threading
+
+import psutil
+
+INTERVAL_SECONDS = 0.1
+
+
+class PeakMemory:
+    """Context that samples resident memory in a thread; `peak_gb` and `device_peak_gb` hold the result."""
+
+    def __init__(self) -> None:
+        self.peak_gb = 0.0
+        self.device_peak_gb: float | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "PeakMemory":
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._sample()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            self.device_peak_gb = torch.cuda.max_memory_allocated() / 1e9
+
+    def _watch(self) -> None:
+        while not self._stop.wait(INTERVAL_SECONDS):
+            self._sample()
+
+    def _sample(self) -> None:
+        process = psutil.Process()
+        total = process.memory_info().rss
+        for child in process.children(recursive=True):
+            try:
+                total += child.memory_info().rss
+            except psutil.NoSuchProcess:
+                continue
+        self.peak_gb = max(self.peak_gb, total / 1e9)

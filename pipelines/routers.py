@@ -1,0 +1,93 @@
+"""The stages of the method itself: merge, calibrate, diagnose. Each is a call of the harc library on checkpoints."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+import harc
+from harc.tokens import TokenSequence, encode
+from pipelines.config import CalibrateStageConfig, DiagnoseConfig, MergeStageConfig
+from pipelines.data import load_records, read_jsonl
+
+
+def merge(config: MergeStageConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
+    """Merges the sources. inputs: `base`, `source_<domain>`, and `data_<domain>` for methods that read text."""
+    sources = _sources(config.sources, inputs)
+    data = None
+    if any(name.startswith("data_") for name in inputs):
+        data = _calibration_text(sources, inputs, config.fraction, config.max_length)
+    settings = dict(config.settings)
+    weights = settings.pop("weights", None)
+    report = harc.merge(
+        config.method,
+        list(sources.values()),
+        inputs.get("base") or config.base,
+        out,
+        weights=None if weights is None else _ordered(weights, list(sources)),
+        data=None if data is None else list(data.values()),
+        **settings,
+    )
+    return {"tensors": report.tensors, "seconds": report.seconds}
+
+
+def calibrate(config: CalibrateStageConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
+    """Calibrates the routers of `merged` to those of `source_<domain>` on the text of `data_<domain>`."""
+    sources = _sources(config.sources, inputs)
+    data = _calibration_text(sources, inputs, config.fraction, config.max_length)
+    harc_config = config.harc
+    report = harc.calibrate(
+        inputs["merged"],
+        list(sources.values()),
+        list(data.values()),
+        out=out,
+        alpha=harc_config.alpha,
+        beta=harc_config.beta,
+        hessian=harc_config.hessian,
+        layers=harc_config.layers,
+        tol=harc_config.tol,
+        max_iter=harc_config.max_iter,
+        preconditioner=harc_config.preconditioner,
+        dtype=config.dtype,
+    )
+    return report.to_dict()
+
+
+def diagnose(config: DiagnoseConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
+    """Routing KL, mismatch and logit shift of `model` against each source, on text that calibration never saw."""
+    sources = _sources(config.sources, inputs)
+    model = inputs.get("model") or config.model
+    tokenizer = AutoTokenizer.from_pretrained(next(iter(sources.values())), trust_remote_code=False)
+    text = [
+        encode(tokenizer, load_records(config.heldout[name], inputs.get("world")), config.max_length)
+        for name in sources
+    ]
+    report = harc.diagnose(model, list(sources.values()), text, dtype=config.dtype)
+    routing = report.to_dict(list(sources))
+    (out / "routing.json").write_text(json.dumps(routing, indent=1))
+    return routing
+
+
+def _sources(ids: dict[str, str | None], inputs: dict[str, Path]) -> dict[str, Path | str]:
+    """Domain -> its source model, made by a stage or named in the config, in the order of the domains."""
+    return {name: inputs.get(f"source_{name}") or given for name, given in ids.items()}
+
+
+def _calibration_text(
+    sources: dict[str, Path | str], inputs: dict[str, Path], fraction: float, max_length: int
+) -> dict[str, list[TokenSequence]]:
+    """The first `fraction` of each domain's calibration records, as tokens."""
+    text = {}
+    for name, source in sources.items():
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        files = sorted(inputs[f"data_{name}"].glob("*.jsonl"))
+        records = read_jsonl(next(file for file in files if file.name != "rejected.jsonl"))
+        text[name] = encode(tokenizer, records[: max(1, round(fraction * len(records)))], max_length)
+    return text
+
+
+def _ordered(weights: dict[str, float], domains: list[str]) -> list[float]:
+    if set(weights) != set(domains):
+        raise ValueError(f"merge.weights names {sorted(weights)}; the domains are {sorted(domains)}")
+    return [weights[name] for name in domains]

@@ -1,0 +1,296 @@
+"""A stage's directory: named by a key, made once, complete or absent.
+
+`outputs/<stage>/<label>-<key>/` appears by a rename when the stage has finished, with a manifest of what made it. The key
+hashes the stage's own config, the keys of its inputs and the stage's version, so equal work has one directory whoever
+asks for it. A lock makes a second process wait and then read.
+"""
+
+import dataclasses
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pipelines.memory import PeakMemory
+from pipelines.versions import versions
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """What the chain knows of a stage.
+
+    function: `module:name` of the plain function (config, inputs, out) -> metrics, imported when it runs.
+    version: raised when the function's result changes for the same config.
+    resumable: what a killed attempt left in `out` is handed to the next one instead of being cleared.
+    """
+
+    function: str
+    version: int = 1
+    resumable: bool = False
+
+    def load(self) -> Callable[..., dict[str, Any]]:
+        module, name = self.function.split(":")
+        return getattr(import_module(module), name)
+
+
+STAGES = {
+    "world": StageSpec("pipelines.world:build_world"),
+    "pretrain": StageSpec("pipelines.train:pretrain", resumable=True),
+    "finetune": StageSpec("pipelines.train:finetune", resumable=True),
+    "sample": StageSpec("pipelines.sample:sample"),
+    "merge": StageSpec("pipelines.routers:merge"),
+    "calibrate": StageSpec("pipelines.routers:calibrate", resumable=True),
+    "diagnose": StageSpec("pipelines.routers:diagnose"),
+    "evaluate": StageSpec("pipelines.evaluate:evaluate"),
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage of one chain, before it has run. Two nodes of equal key are the same work.
+
+    options: arguments that don't change the result (number of processes), kept out of the key.
+    """
+
+    stage: str
+    label: str
+    config: Any
+    inputs: dict[str, "Node"] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Twelve hexadecimal digits that stand for everything the result depends on."""
+        identity = {
+            "stage": self.stage,
+            "version": STAGES[self.stage].version,
+            "config": dataclasses.asdict(self.config),
+            "inputs": {name: node.key for name, node in sorted(self.inputs.items())},
+            "local": local_fingerprints(dataclasses.asdict(self.config)),
+        }
+        text = json.dumps(identity, sort_keys=True, separators=(",", ":"), default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def path(self, outputs: Path) -> Path:
+        """The directory this node has, or will have."""
+        return outputs / self.stage / f"{self.label}-{self.key}"
+
+    def chain(self) -> list["Node"]:
+        """This node after everything it needs, each once."""
+        seen: dict[str, Node] = {}
+
+        def visit(node: Node) -> None:
+            for needed in node.inputs.values():
+                visit(needed)
+            seen.setdefault(node.stage + node.key, node)
+
+        visit(self)
+        return list(seen.values())
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished stage: where it is, its manifest, and whether this call made it."""
+
+    node: Node
+    path: Path
+    manifest: dict[str, Any]
+    made: bool
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return self.manifest["metrics"]
+
+
+def local_fingerprints(config: Any) -> dict[str, str]:
+    """Size and time of change of every local file or folder that a config names, so that an edited one makes a new key."""
+    found: dict[str, str] = {}
+    for value in _strings(config):
+        path = Path(value).expanduser()
+        if ("/" in value or "." in value) and "\n" not in value and len(value) < 1000 and path.exists():
+            files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+            parts = [f"{p.relative_to(path)}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in files]
+            found[value] = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+    return found
+
+
+def _strings(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [text for item in value.values() for text in _strings(item)]
+    if isinstance(value, list | tuple):
+        return [text for item in value for text in _strings(item)]
+    return [value] if isinstance(value, str) else []
+
+
+def damage(directory: Path) -> str | None:
+    """Why a finished directory can't be trusted, naming the file; None when it is whole.
+
+    A file whose size and time of change are as recorded is taken as it was; otherwise its hash decides.
+    """
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text())
+        files = manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{directory / MANIFEST} can't be read ({error})"
+    for name, recorded in files.items():
+        path = directory / name
+        if not path.is_file():
+            return f"{path} is missing"
+        stat = path.stat()
+        if stat.st_size != recorded["bytes"]:
+            return f"{path} has {stat.st_size} bytes, not the {recorded['bytes']} it was written with"
+        if stat.st_mtime_ns != recorded["mtime_ns"] and file_hash(path) != recorded["sha256"]:
+            return f"{path} has changed since it was written"
+    return None
+
+
+def is_made(node: Node, outputs: Path) -> bool:
+    """Whether the node's directory is there and whole."""
+    path = node.path(outputs)
+    return path.is_dir() and damage(path) is None
+
+
+class Runner:
+    """Runs nodes and remembers, within a process, which are known to be whole."""
+
+    def __init__(self, outputs: Path):
+        self.outputs = Path(outputs)
+        self.known: dict[str, Made] = {}
+
+    def run(self, node: Node) -> Made:
+        """Makes the node and what it needs, each at most once in all processes that share `outputs`.
+
+        Raises whatever the stage raises; nothing is left under the final name then.
+        """
+        identity = node.stage + node.key
+        if identity not in self.known:
+            self.known[identity] = self._run(node)
+        return self.known[identity]
+
+    def _run(self, node: Node) -> Made:
+        final = node.path(self.outputs)
+        if final.is_dir() and damage(final) is None:
+            return Made(node, final, _manifest(final), made=False)
+        inputs = {name: self.run(needed).path for name, needed in node.inputs.items()}
+        with _lock(self.outputs / node.stage / ".locks" / f"{final.name}.lock", final):
+            if final.is_dir():
+                trouble = damage(final)
+                if trouble is None:
+                    return Made(node, final, _manifest(final), made=False)
+                log.warning("damaged: %s; making %s again", trouble, final)
+            return Made(node, final, self._make(node, inputs, final), made=True)
+
+    def _make(self, node: Node, inputs: dict[str, Path], final: Path) -> dict[str, Any]:
+        spec = STAGES[node.stage]
+        partial = self.outputs / node.stage / ".partial" / final.name
+        if partial.exists() and not spec.resumable:
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True, exist_ok=True)
+        log.info("%s %s", node.stage, final)
+        started = time.time()
+        try:
+            with PeakMemory() as memory:
+                metrics = spec.load()(node.config, inputs, partial, **node.options)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise OSError(errno.ENOSPC, f"the disk is full; {node.stage} was writing {partial}") from error
+            raise
+        manifest = {
+            "stage": node.stage,
+            "label": node.label,
+            "key": node.key,
+            "version": spec.version,
+            "config": dataclasses.asdict(node.config),
+            "inputs": {name: str(path) for name, path in inputs.items()},
+            "metrics": metrics,
+            "seconds": time.time() - started,
+            "peak_memory_gb": memory.peak_gb,
+            "versions": versions(),
+            "files": _describe_files(partial),
+        }
+        _write_synced(partial / MANIFEST, json.dumps(manifest, indent=1, default=str))
+        _publish(partial, final)
+        log.info("%s %s done in %.1f s", node.stage, final.name, manifest["seconds"])
+        return manifest
+
+
+def _manifest(directory: Path) -> dict[str, Any]:
+    return json.loads((directory / MANIFEST).read_text())
+
+
+class _lock(FileLock):
+    """The lock of one directory; says so when somebody else holds it."""
+
+    def __init__(self, path: Path, final: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        super().__init__(path)
+        self.final = final
+
+    def __enter__(self) -> "_lock":
+        try:
+            self.acquire(timeout=0)
+        except Timeout:
+            log.info("waiting: another process is making %s", self.final)
+            self.acquire()
+        return self
+
+
+def _describe_files(directory: Path) -> dict[str, dict[str, Any]]:
+    files = {}
+    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+        _sync(path)
+        stat = path.stat()
+        files[str(path.relative_to(directory))] = {
+            "bytes": stat.st_size,
+            "mtime_ns": stat.st_mtime_ns,
+            "sha256": file_hash(path),
+        }
+    return files
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _publish(partial: Path, final: Path) -> None:
+    """Renames the finished directory into place; a damaged one there is removed only once the new one stands."""
+    old = partial.with_name(partial.name + ".old")
+    if old.exists():
+        shutil.rmtree(old)
+    if final.exists():
+        final.rename(old)
+    partial.rename(final)
+    _sync(final.parent)
+    if old.exists():
+        shutil.rmtree(old)
