@@ -58,7 +58,7 @@ def check_sources(reference: Checkpoint, sources: Sequence[Checkpoint]) -> list[
     vocabulary = _vocabulary(reference.folder)
     for source in sources:
         notes += _check_config(reference, source)
-        _check_vocabulary(reference, vocabulary, source)
+        notes += _check_vocabulary(reference, vocabulary, source)
         _check_tensors(reference, source)
         other = next((n for n in reference if source.tensors[n].dtype != reference.tensors[n].dtype), None)
         if other is not None:
@@ -110,7 +110,7 @@ def _check_tensors(reference: Checkpoint, source: Checkpoint) -> None:
     for name in islice((name for name in source if name not in reference), 1):
         count = sum(other not in reference for other in source)
         raise CheckpointError(
-            f"{source.tensors[name].file}: tensor {name} is extra (in all {count}); {reference.source} has none so named"
+            f"{source.tensors[name].file}: tensor {name} is extra (in all {count}); {reference.source} lacks it"
         )
     for name, info in source.tensors.items():
         if info.shape != reference.tensors[name].shape:
@@ -120,19 +120,18 @@ def _check_tensors(reference: Checkpoint, source: Checkpoint) -> None:
             )
 
 
-def _check_vocabulary(reference: Checkpoint, expected: dict[str, int] | None, source: Checkpoint) -> None:
+def _check_vocabulary(reference: Checkpoint, expected: dict[str, int] | None, source: Checkpoint) -> list[str]:
     found = _vocabulary(source.folder)
     if expected is None or found is None or expected == found:
-        return
-    if len(expected) != len(found):
-        raise CheckpointError(
-            f"{source.folder / 'tokenizer.json'}: {len(found)} tokens, {len(expected)} in {reference.source}"
-        )
-    token = next(token for token, index in expected.items() if found.get(token) != index)
-    raise CheckpointError(
-        f"{source.folder / 'tokenizer.json'}: token {token!r} has id {found.get(token)}, "
-        f"{expected[token]} in {reference.source}"
-    )
+        return []
+    file = source.folder / "tokenizer.json"
+    tokens = {index: token for token, index in expected.items()}
+    for token, index in found.items():
+        if expected.get(token, index) != index:
+            raise CheckpointError(f"{file}: token {token!r} has id {index}, {expected[token]} in {reference.source}")
+        if tokens.get(index, token) != token:
+            raise CheckpointError(f"{file}: id {index} is token {token!r}, {tokens[index]!r} in {reference.source}")
+    return [f"{file}: {len(found)} tokens, {len(expected)} in {reference.source}; those in both have the same ids"]
 
 
 def _vocabulary(folder: Path) -> dict[str, int] | None:

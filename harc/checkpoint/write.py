@@ -1,7 +1,7 @@
 """Atomic, streaming writing of a checkpoint.
 
-Names, dtypes and shapes are known before the first tensor, so every shard's header and size are too: tensors go straight
-to their place in the file, in any order, and memory holds one of them at a time.
+Names, dtypes and shapes are known before the first tensor, so every shard's header and size are too: tensors go
+straight to their place in the file, in any order, and memory holds one of them at a time.
 """
 
 import contextlib
@@ -97,9 +97,8 @@ class CheckpointWriter:
     def close(self) -> None:
         """Writes the index of a sharded checkpoint."""
         if self._waiting:
-            raise CheckpointError(
-                f"{self.folder}: {len(self._waiting)} tensors not written, {min(self._waiting)} first"
-            )
+            first = min(self._waiting)
+            raise CheckpointError(f"{self.folder}: {len(self._waiting)} tensors not written, first {first}")
         if len(self._shards) > 1:
             total = sum(info.bytes for info in self._places.values())
             weight_map = {name: info.file.name for name, info in self._places.items()}
@@ -118,7 +117,7 @@ def write_tensor(place: TensorInfo, name: str, tensor: Tensor) -> None:
     stored = tensor.detach().to("cpu", place.dtype).contiguous()
     if stored.dtype.is_floating_point and not is_finite(stored):
         raise CheckpointError(f"{name}: NaN or Inf in the values to write as {place.dtype}")
-    view = memoryview(stored.reshape(-1).view(torch.uint8).numpy())
+    view = stored.reshape(-1).view(torch.uint8).numpy().data
     try:
         with place.file.open("r+b", buffering=0) as file:
             file.seek(place.start)
