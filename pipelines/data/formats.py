@@ -1,0 +1,223 @@
+"""One small function a format: from a row as published to a record. Prompts are worded as the evaluation words them.
+
+| format | published as | columns read |
+| --- | --- | --- |
+| records | files of the tiny world, or your own | prompt [, id, response, task, answer, problem] |
+| messages | the OLMoE SFT mixture (allenai/tulu-3-sft-olmo-2-mixture), any chat data | messages [, id] |
+| openmathinstruct2 | nvidia/OpenMathInstruct-2 | problem, generated_solution, expected_answer |
+| self_oss_instruct | bigcode/self-oss-instruct-sc2-exec-filter-500k-raw | instruction, response |
+| ultrafeedback | openbmb/UltraFeedback, HuggingFaceH4/ultrafeedback_binarized | instruction or prompt |
+| gsm8k | openai/gsm8k | question, answer |
+| math500 | HuggingFaceH4/MATH-500 | problem, answer |
+| humaneval_plus, mbpp_plus | EvalPlus JSON lines | task_id, prompt, canonical_solution, entry_point |
+"""
+
+import ast
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+STEP_BY_STEP = "\nLet's think step by step."
+CODE_PREFIX = "Here is a Python solution for the problem:\n```python\n"
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a row becomes a record.
+
+    record: row -> record, or None for a row that cannot be used (no tests, no answer).
+    columns: those every row must have.
+    unique: keep the first record of each prompt only (data sets with many solutions a problem).
+    """
+
+    record: Callable[[dict[str, Any]], Record | None]
+    columns: tuple[str, ...]
+    unique: bool = False
+
+
+def _record(
+    row: dict[str, Any],
+    prompt: str,
+    response: str | None = None,
+    *,
+    task: str | None = None,
+    answer: str | None = None,
+    problem: dict[str, Any] | None = None,
+    name: Any = None,
+) -> Record:
+    for field, value in (("prompt", prompt), ("response", response), ("answer", answer)):
+        if not isinstance(value, str) and not (value is None and field != "prompt"):
+            raise TypeError(f"`{field}` is {type(value).__name__}, expected text")
+    if not prompt.strip():
+        raise ValueError("the prompt is empty")
+    identity = name if name is not None else row.get("id")
+    return {
+        "id": None if identity is None else str(identity),
+        "prompt": prompt,
+        "response": response,
+        "task": task,
+        "answer": answer,
+        "problem": problem,
+    }
+
+
+def from_records(row: dict[str, Any]) -> Record:
+    record = _record(
+        row,
+        row["prompt"],
+        row.get("response"),
+        task=row.get("task"),
+        answer=row.get("answer"),
+        problem=row.get("problem"),
+    )
+    if row.get("messages"):
+        record["messages"] = row["messages"]
+    return record
+
+
+def from_messages(row: dict[str, Any]) -> Record | None:
+    messages = row["messages"]
+    if not isinstance(messages, list) or not messages:
+        raise TypeError("`messages` is empty or not a list")
+    turns = [{"role": turn["role"], "content": turn["content"]} for turn in messages]
+    for turn in turns:
+        if not isinstance(turn["content"], str):
+            raise TypeError(f"the content of a {turn['role']} turn is {type(turn['content']).__name__}, expected text")
+    while turns and turns[-1]["role"] != "assistant":
+        turns.pop()
+    users = [turn["content"] for turn in turns if turn["role"] == "user"]
+    if not users or not users[-1].strip() or not turns[-1]["content"].strip():
+        return None
+    record = _record(row, users[-1], turns[-1]["content"])
+    if [turn["role"] for turn in turns] != ["user", "assistant"]:
+        record["messages"] = turns
+    return record
+
+
+def from_openmathinstruct2(row: dict[str, Any]) -> Record:
+    return _record(
+        row,
+        row["problem"].strip() + STEP_BY_STEP,
+        row["generated_solution"],
+        task="math500",
+        answer=str(row["expected_answer"]),
+    )
+
+
+_SECTION = re.compile(r"^\[(Reasoning|Implementation|Explanation|Tests)\]\s*$", re.MULTILINE)
+_FENCE = re.compile(r"^```python[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def from_self_oss_instruct(row: dict[str, Any]) -> Record | None:
+    """A row whose response has the release's sections; its [Tests] become the problem's assertions.
+
+    The instruction alone often does not name the function that the tests call. As in MBPP, the prompt therefore ends
+    with the first assertion; all of them are run.
+    """
+    parts = _SECTION.split(row["response"])
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    code = _FENCE.findall(sections.get("Implementation", ""))
+    tests = _FENCE.findall(sections.get("Tests", ""))
+    if not code or len(tests) != 1:
+        return None
+    solution, test = "\n".join(code).strip(), tests[0].strip()
+    assertion = _first_assertion(test)
+    if assertion is None or not _compiles(solution):
+        return None
+    prompt = f"{row['instruction'].strip()}\n\nYour code should pass this test:\n```python\n{assertion}\n```"
+    return _record(
+        row,
+        prompt,
+        f"{CODE_PREFIX}{solution}\n```",
+        task="assertions",
+        problem={"prompt": prompt, "canonical_solution": solution, "test": test},
+    )
+
+
+def _first_assertion(test: str) -> str | None:
+    """The first assertion at the top level of the tests (others may stand in loops or functions never called)."""
+    try:
+        body = ast.parse(test).body
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+    for statement in body:
+        if isinstance(statement, ast.Assert):
+            return ast.get_source_segment(test, statement)
+    return None
+
+
+def _compiles(code: str) -> bool:
+    try:
+        ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def from_ultrafeedback(row: dict[str, Any]) -> Record:
+    text = row.get("instruction", row.get("prompt"))
+    if text is None:
+        raise KeyError(f"neither `instruction` nor `prompt` in {sorted(row)}")
+    return _record(row, text, task="chat", name=row.get("prompt_id", row.get("id")))
+
+
+def from_gsm8k(row: dict[str, Any]) -> Record:
+    answer = row["answer"].rsplit("####", 1)
+    if len(answer) != 2:
+        raise ValueError("`answer` does not end with `#### number`")
+    return _record(
+        row, row["question"] + STEP_BY_STEP, row["answer"], task="gsm8k", answer=answer[1].strip().replace(",", "")
+    )
+
+
+def from_math500(row: dict[str, Any]) -> Record:
+    return _record(
+        row,
+        row["problem"] + STEP_BY_STEP,
+        row.get("solution"),
+        task="math500",
+        answer=str(row["answer"]),
+        name=row.get("unique_id"),
+    )
+
+
+def from_humaneval_plus(row: dict[str, Any]) -> Record:
+    return _record(
+        row,
+        f"Complete this function:\n```python\n{row['prompt']}```",
+        f"{CODE_PREFIX}{row['prompt']}{row['canonical_solution'].rstrip()}\n```",
+        task="humaneval_plus",
+        problem=row,
+        name=row["task_id"],
+    )
+
+
+def from_mbpp_plus(row: dict[str, Any]) -> Record:
+    return _record(
+        row,
+        row["prompt"].strip(),
+        f"{CODE_PREFIX}{row['canonical_solution'].strip()}\n```",
+        task="mbpp_plus",
+        problem=row,
+        name=row["task_id"],
+    )
+
+
+_EVALPLUS = ("task_id", "prompt", "canonical_solution", "entry_point")
+
+FORMATS: dict[str, Format] = {
+    "records": Format(from_records, ("prompt",)),
+    "messages": Format(from_messages, ("messages",)),
+    "openmathinstruct2": Format(
+        from_openmathinstruct2, ("problem", "generated_solution", "expected_answer"), unique=True
+    ),
+    "self_oss_instruct": Format(from_self_oss_instruct, ("instruction", "response"), unique=True),
+    "ultrafeedback": Format(from_ultrafeedback, (), unique=True),
+    "gsm8k": Format(from_gsm8k, ("question", "answer")),
+    "math500": Format(from_math500, ("problem", "answer")),
+    "humaneval_plus": Format(from_humaneval_plus, _EVALPLUS),
+    "mbpp_plus": Format(from_mbpp_plus, _EVALPLUS),
+}

@@ -1,0 +1,137 @@
+"""TRL's SFTTrainer as the training stages use it: its arguments, checkpoints, loss curve and progress bar."""
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from pipelines.config import TrainConfig
+from pipelines.launch import split_batch
+
+log = logging.getLogger(__name__)
+
+_COMPLETE = "complete"
+
+
+def trainer_arguments(settings: TrainConfig, work: Path) -> SFTConfig:
+    """The SFTConfig of a training stage on this machine: float32 on a CPU, bf16 autocast on a GPU."""
+    processes = PartialState(cpu=not torch.cuda.is_available()).num_processes
+    micro, accumulation = split_batch(settings.batch_size, settings.micro_batch_size, processes)
+    on_gpu = torch.cuda.is_available()
+    return SFTConfig(
+        output_dir=str(work),
+        max_steps=settings.steps or -1,
+        num_train_epochs=settings.epochs or 1,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup_ratio,
+        weight_decay=settings.weight_decay,
+        max_length=settings.max_length,
+        packing=settings.packing,
+        completion_only_loss=settings.responses_only,
+        router_aux_loss_coef=settings.load_balancing,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        bf16=on_gpu and settings.dtype == "bfloat16",
+        use_cpu=not on_gpu,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        save_strategy="steps",
+        save_steps=settings.save_steps,
+        save_total_limit=2,
+        logging_steps=settings.log_steps,
+        logging_nan_inf_filter=False,
+        dataloader_num_workers=0,
+        report_to="none",
+        disable_tqdm=True,
+        # the data come tokenized and cut; only packing is left to TRL
+        dataset_kwargs={"skip_prepare_dataset": not settings.packing},
+    )
+
+
+class RouterTrainer(SFTTrainer):
+    """SFTTrainer that stops at a non-finite loss and prints nothing of its own."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+        self.add_callback(_CompleteMarker)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}; the learning rate "
+                f"({self.args.learning_rate:g}) may be too high, or the base model's weights damaged"
+            )
+        return loss
+
+
+class _CompleteMarker(TrainerCallback):
+    """Marks a checkpoint once everything of it is written: a killed process may leave half of one."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
+
+
+def complete_checkpoint(work: Path) -> Path | None:
+    """The last checkpoint that was written to its end."""
+    found = {int(path.parent.name.split("-")[1]): path.parent for path in work.glob(f"checkpoint-*/{_COMPLETE}")}
+    return found[max(found)] if found else None
+
+
+class LossCurve(TrainerCallback):
+    """loss.jsonl: step, loss and what else the trainer logs, one object a line, also across a resume."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.path.write_text("".join(self._line(entry) for entry in state.log_history))
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero and state.log_history:
+            with self.path.open("a") as file:
+                file.write(self._line(state.log_history[-1]))
+
+    @staticmethod
+    def _line(entry: dict[str, Any]) -> str:
+        return json.dumps(entry) + "\n" if "loss" in entry else ""
+
+
+class Progress(TrainerCallback):
+    """One progress bar over the steps, with the last logged loss."""
+
+    def __init__(self, label: str):
+        self.label = label
+        self.bar: tqdm | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.bar = tqdm(
+                total=state.max_steps, initial=state.global_step, desc=self.label, unit="step", mininterval=1
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if self.bar is not None and logs and "loss" in logs:
+            self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}", refresh=False)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
