@@ -71,7 +71,13 @@ class WorldConfig:
 
 @dataclass
 class TrainConfig:
-    """One run of TRL's SFTTrainer. Steps or epochs, whichever is set; sequences a step = batch_size."""
+    """One run of TRL's SFTTrainer. Steps or epochs, whichever is set; sequences a step = batch_size.
+
+    dtype: of the checkpoint that is written. Training is in float32 on a CPU, in bf16 autocast over float32 master
+    weights on a GPU.
+    chat_template: for a base model whose tokenizer has none: a Jinja file, or the name of one in conf/chat_templates.
+    attention: transformers' name of the attention kernel (null: its default).
+    """
 
     steps: int | None = None
     epochs: float | None = None
@@ -87,6 +93,8 @@ class TrainConfig:
     responses_only: bool = True
     dtype: str = "bfloat16"
     gradient_checkpointing: bool = False
+    chat_template: str | None = None
+    attention: str | None = None
     save_steps: int = 500
     log_steps: int = 10
     seed: int = 0
@@ -129,15 +137,21 @@ class CalibrationDataConfig:
 
 
 @dataclass
-class SampleConfig:
+class SampleBudgetConfig:
+    """How long a calibration response may be, and how many must be left (fewer: the stage fails)."""
+
+    max_new_tokens: int = 1024
+    min_kept: int = 100
+    seed: int = 0
+
+
+@dataclass
+class SampleConfig(SampleBudgetConfig):
     """The sample stage of one domain: calibration prompts, answered greedily by the domain's source model."""
 
     source: str | None = None
     data: DataSource = MISSING
     composition: str = "srccrt"
-    max_new_tokens: int = 1024
-    min_kept: int = 100
-    seed: int = 0
     engine: EngineConfig = field(default_factory=EngineConfig)
 
 
@@ -327,7 +341,7 @@ class ScaleConfig:
     world: WorldConfig | None = None
     pretrain: PretrainConfig | None = None
     finetune: TrainConfig = MISSING
-    sample: SampleConfig = field(default_factory=SampleConfig)
+    sample: SampleBudgetConfig = field(default_factory=SampleBudgetConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     max_length: int = 4096
     max_new_tokens: int | None = None
