@@ -102,8 +102,8 @@ class _Builder:
 
     def _sample(self, name: str, domain: DomainConfig) -> Node:
         asked: CalibrationDataConfig = self.config.data
-        settings: SampleConfig = dataclasses.replace(
-            self.scale.sample,
+        settings = SampleConfig(
+            **dataclasses.asdict(self.scale.sample),
             source=self.source_ids[name],
             data=domain.calibration,
             composition=asked.composition,

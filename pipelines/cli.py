@@ -1,5 +1,6 @@
 """The command line: Hydra's, with one clear line for what goes wrong and an exit status that scripts can trust."""
 
+import dataclasses
 import logging
 import os
 import sys
@@ -21,20 +22,20 @@ from pipelines.records import write_record
 
 log = logging.getLogger(__name__)
 
+_errors: list[Exception] = []
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 def main() -> int:
     """Runs Hydra's command line; returns the exit status (0 only if every cell is well)."""
-    if "--traceback" in sys.argv or any(argument.startswith("debug=true") for argument in sys.argv):
-        debug = True
-    else:
-        debug = False
+    debug = any(argument.lower() in ("debug=true", "debug=1") for argument in sys.argv)
     os.environ["HYDRA_FULL_ERROR"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     schema.register()
     try:
         _hydra_main()
+        if _errors:
+            raise _errors[0]
     except KeyboardInterrupt:
         _say("interrupted; finished stages stay, the same command goes on from there")
         return 130
@@ -48,6 +49,15 @@ def main() -> int:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _hydra_main(composed: DictConfig) -> None:
+    # Raised past Hydra, an error would be announced twice and end a sweep without its report.
+    try:
+        _job(composed)
+    except Exception as error:
+        _errors.append(error)
+
+
+def _job(composed: DictConfig) -> None:
+    refuse_unknown_keys(composed)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     if config.plan:
@@ -84,6 +94,22 @@ def _run(config: Config) -> None:
         print_cell(record, out)
 
 
+def refuse_unknown_keys(node: DictConfig, at: str = "") -> None:
+    """Refuses what `+key=value` appended to a typed node: Hydra lets it in, and nothing would ever read it.
+
+    Raises:
+        ValueError: names the key and the valid ones.
+    """
+    kind = OmegaConf.get_type(node)
+    typed = isinstance(kind, type) and dataclasses.is_dataclass(kind)
+    valid = sorted(field.name for field in dataclasses.fields(kind)) if typed else []
+    for key in node:
+        if typed and key not in valid:
+            raise ValueError(f"unknown key {at}{key} (valid keys there: {', '.join(valid)})")
+        if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
+            refuse_unknown_keys(node[key], f"{at}{key}.")
+
+
 def explain(error: BaseException) -> str:
     """One line a user can act on, for any error; composition errors name what would have been valid."""
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -100,7 +126,7 @@ def _explain_composition(error: BaseException) -> str:
     while at is not None and at not in causes:
         causes.append(at)
         at = at.__cause__ or at.__context__
-    text = "; ".join(dict.fromkeys(_first_lines(cause) for cause in causes))
+    text = "; ".join(filter(None, dict.fromkeys(_first_lines(cause) for cause in causes)))
     for cause in causes:
         valid = _valid_keys(cause)
         if valid:
@@ -111,7 +137,8 @@ def _explain_composition(error: BaseException) -> str:
 def _first_lines(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     kept = [line for line in lines if line and not line.startswith(("full_key:", "object_type=", "reference_type="))]
-    return " ".join(kept)
+    text = " ".join(kept).split(" Config search path:")[0]
+    return "" if "$VALUE" in text else text.replace("Available options", "; available options")
 
 
 def _valid_keys(error: BaseException) -> list[str]:

@@ -13,7 +13,8 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -232,21 +233,20 @@ def _manifest(directory: Path) -> dict[str, Any]:
     return json.loads((directory / MANIFEST).read_text())
 
 
-class _lock(FileLock):
+@contextmanager
+def _lock(path: Path, final: Path) -> Iterator[None]:
     """The lock of one directory; says so when somebody else holds it."""
-
-    def __init__(self, path: Path, final: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        super().__init__(path)
-        self.final = final
-
-    def __enter__(self) -> "_lock":
-        try:
-            self.acquire(timeout=0)
-        except Timeout:
-            log.info("waiting: another process is making %s", self.final)
-            self.acquire()
-        return self
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting: another process is making %s", final)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _describe_files(directory: Path) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,118 @@
+"""Composition: every experiment, scale and option makes a chain; shared work has one key."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from pipelines import schema
+from pipelines.cell import excluded
+from pipelines.chain import cell_of
+from pipelines.cli import CONF, refuse_unknown_keys
+from pipelines.config import Config
+
+METHODS = ["average", "task_arithmetic", "ties", "dare", "wudi", "fisher", "regmean"]
+SCALES = ["tiny", "olmoe", "qwen3"]
+
+
+@pytest.fixture(autouse=True)
+def hydra_conf():
+    schema.register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str) -> Config:
+    config = compose("config", overrides=list(overrides))
+    refuse_unknown_keys(config)
+    return OmegaConf.to_object(config)
+
+
+def keys(config: Config, stage: str) -> set[str]:
+    return {node.key for node in cell_of(config).nodes() if node.stage == stage}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("merge", METHODS)
+def test_every_method_composes_at_every_scale(scale, merge):
+    if (scale, merge) == ("qwen3", "regmean"):
+        with pytest.raises(ValueError, match="regmean is not run at scale=qwen3"):
+            cell_of(composed(f"scale={scale}", f"merge={merge}"))
+        return
+    stages = [node.stage for node in cell_of(composed(f"scale={scale}", f"merge={merge}")).nodes()]
+    made_here = ["world", "pretrain"] if scale == "tiny" else []
+    expected = [*made_here, "finetune", "finetune", "sample", "sample", "merge", "calibrate", "evaluate", "diagnose"]
+    assert sorted(stages) == sorted(expected)
+
+
+def test_the_rows_of_table1_share_fine_tunes_data_and_merges():
+    seen: dict[str, set[str]] = {}
+    for merge in ["average", "ties", "dare", "wudi", "fisher", "regmean"]:
+        for calibrate in ["none", "harc"]:
+            config = composed("+experiment=table1", f"merge={merge}", f"calibrate={calibrate}")
+            for node in cell_of(config).nodes():
+                seen.setdefault(node.stage, set()).add(node.key)
+    counts = {stage: len(found) for stage, found in seen.items()}
+    assert counts == {
+        "world": 1, "pretrain": 1, "finetune": 2, "sample": 2, "merge": 6, "calibrate": 6, "evaluate": 12,
+        "diagnose": 12,
+    }  # fmt: skip
+
+
+def test_a_changed_option_remakes_only_what_depends_on_it():
+    one, other = composed("merge=ties"), composed("merge=ties", "calibrate.alpha=0.5")
+    for stage in ["pretrain", "finetune", "sample", "merge"]:
+        assert keys(one, stage) == keys(other, stage)
+    for stage in ["calibrate", "evaluate", "diagnose"]:
+        assert keys(one, stage).isdisjoint(keys(other, stage))
+
+
+def test_the_engine_choice_is_part_of_what_it_generates():
+    assert keys(composed(), "evaluate") != keys(composed("evaluate.engine=transformers"), "evaluate")
+
+
+def test_the_number_of_processes_changes_no_key():
+    assert keys(composed(), "finetune") == keys(composed("launch.processes=2"), "finetune")
+
+
+def test_individual_measures_each_source_on_its_own_domain():
+    cell = cell_of(composed("merge=individual", "calibrate=none"))
+    assert [list(node.config.tasks) for node in cell.evaluations] == [
+        ["tiny_gsm8k", "tiny_math500"],
+        ["tiny_humaneval_plus", "tiny_mbpp_plus"],
+    ]
+    assert cell.row == {"method": "Individual", "harc": "no"} and cell.diagnosed is None
+
+
+def test_table1_leaves_out_the_calibrated_individual_models():
+    assert excluded(composed("+experiment=table1", "merge=individual", "calibrate=harc"))
+    assert not excluded(composed("+experiment=table1", "merge=individual", "calibrate=none"))
+
+
+def test_a_users_checkpoint_replaces_the_fine_tuning(tmp_path):
+    config = composed(f"scale.domains.math.checkpoint={tmp_path}")
+    cell = cell_of(config)
+    assert len(keys(config, "finetune")) == 1
+    assert cell.merged.config.sources == {"math": str(tmp_path), "code": None}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["domains=[math,cats]"], "no domain 'cats'; it has code, math"),
+        (["domains=[math]"], "at least two domains"),
+        (["merge=individual", "calibrate=harc"], "nothing to calibrate"),
+        (["evaluate.tasks=[gsm9k]"], "unknown gsm9k; valid are gsm8k"),
+        (["scale.base=./nowhere"], "./nowhere: no such file or folder"),
+        (["scale.domains.math.checkpoint=/nowhere/at/all"], "/nowhere/at/all: no such file"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_runs(overrides, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        cell_of(composed(*overrides))
+
+
+def test_a_key_appended_to_a_typed_group_is_refused():
+    with pytest.raises(ValueError, match=r"unknown key calibrate\.alhpa \(valid keys there: alpha, beta"):
+        composed("+calibrate.alhpa=0.5")
