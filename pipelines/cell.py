@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from pipelines.chain import Cell, cell_of
 from pipelines.config import Config
-from pipelines.stage import Made, Runner
+from pipelines.stage import Made, Node, Runner
 from pipelines.versions import versions
 
 log = logging.getLogger(__name__)
@@ -23,9 +23,9 @@ def run_cell(config: Config) -> dict[str, Any]:
     runner = Runner(Path(config.outputs))
     check(cell, runner.outputs)
     started = time.time()
-    made = {node.stage + node.key: runner.run(node) for node in cell.nodes()}
+    made = {one.node.path(runner.outputs): one for one in runner.run_all(cell.nodes())}
     log.info("%s: all stages there after %.1f s", describe(config), time.time() - started)
-    return _record(cell, made)
+    return _record(cell, made, runner.outputs)
 
 
 def describe(config: Config) -> str:
@@ -58,9 +58,9 @@ def failed(config: Config, error: BaseException) -> dict[str, Any]:
     return {**identity(config), "status": "failed", "error": f"{type(error).__name__}: {error}"}
 
 
-def _record(cell: Cell, made: dict[str, Made]) -> dict[str, Any]:
-    def result(node: Any) -> Made:
-        return made[node.stage + node.key]
+def _record(cell: Cell, made: dict[Path, Made], outputs: Path) -> dict[str, Any]:
+    def result(node: Node) -> Made:
+        return made[node.path(outputs)]
 
     method = [result(node) for node in (cell.merged, cell.calibrated) if node is not None]
     return {

@@ -66,9 +66,7 @@ class _Builder:
         self.base = {} if self.base_id else {"base": self._pretrain()}
         self.source_ids = {name: located(domain.checkpoint) for name, domain in self.domains.items()}
         self.sources = {
-            name: self._finetune(name, domain)
-            for name, domain in self.domains.items()
-            if self.source_ids[name] is None
+            name: self._finetune(name, domain) for name, domain in self.domains.items() if self.source_ids[name] is None
         }
 
     def _domain(self, name: str) -> DomainConfig:
@@ -178,9 +176,7 @@ class _Builder:
 
     def columns(self) -> dict[str, tuple[str, str]]:
         """Report column -> (domain, task)."""
-        return {
-            column: (name, task) for name, domain in self.domains.items() for column, task in domain.tasks.items()
-        }
+        return {column: (name, task) for name, domain in self.domains.items() for column, task in domain.tasks.items()}
 
 
 def cell_of(config: Config) -> Cell:

@@ -59,6 +59,5 @@ def _check_engine(node: Node) -> None:
             "vllm is not installed, and evaluate.engine=vllm needs it: `make setup` installs it (CPU build); on GPUs "
             "`pip install 'harc[gpu]'`; evaluate.engine=transformers does without, more slowly"
         )
-    if node.stage == "evaluate" and any("eval" in task or "mbpp" in task for task in node.config.tasks):
-        if find_spec("evalplus") is None:
-            raise ImportError("evalplus is not installed, and the code benchmarks are judged by it: run `make setup`")
+    if generates and find_spec("evalplus") is None:
+        raise ImportError("evalplus is not installed, and generated code is judged by it: run `make setup`")

@@ -1,8 +1,8 @@
 """A stage's directory: named by a key, made once, complete or absent.
 
-`outputs/<stage>/<label>-<key>/` appears by a rename when the stage has finished, with a manifest of what made it. The key
-hashes the stage's own config, the keys of its inputs and the stage's version, so equal work has one directory whoever
-asks for it. A lock makes a second process wait and then read.
+`outputs/<stage>/<label>-<key>/` appears by a rename when the stage has finished, with a manifest of what made it. The
+key hashes the stage's own config, the keys of its inputs and the stage's version, so equal work has one directory
+whoever asks for it. A lock makes a second process wait and then read.
 """
 
 import dataclasses
@@ -97,7 +97,7 @@ class Node:
         def visit(node: Node) -> None:
             for needed in node.inputs.values():
                 visit(needed)
-            seen.setdefault(node.stage + node.key, node)
+            seen.setdefault(_identity(node), node)
 
         visit(self)
         return list(seen.values())
@@ -118,7 +118,7 @@ class Made:
 
 
 def local_fingerprints(config: Any) -> dict[str, str]:
-    """Size and time of change of every local file or folder that a config names, so that an edited one makes a new key."""
+    """Of every local file or folder that a config names, its sizes and times: an edited one makes a new key."""
     found: dict[str, str] = {}
     for value in _strings(config):
         path = Path(value).expanduser()
@@ -166,36 +166,58 @@ def is_made(node: Node, outputs: Path) -> bool:
 
 
 class Runner:
-    """Runs nodes and remembers, within a process, which are known to be whole."""
+    """Makes nodes, and remembers within a process which are known to be whole."""
 
     def __init__(self, outputs: Path):
         self.outputs = Path(outputs)
         self.known: dict[str, Made] = {}
 
     def run(self, node: Node) -> Made:
-        """Makes the node and what it needs, each at most once in all processes that share `outputs`.
+        """Makes the node and all it needs; see `run_all`."""
+        return self.run_all(node.chain())[-1]
 
-        Raises whatever the stage raises; nothing is left under the final name then.
+    def run_all(self, nodes: list[Node]) -> list[Made]:
+        """Makes the nodes, each at most once in all processes that share `outputs`, and returns them in their order.
+
+        nodes: every node after its inputs, as `Node.chain` lists them. Where another process is at work on one, the
+        next that can be made is taken meanwhile; only when there is none left does this process wait.
+
+        Raises whatever a stage raises; nothing is left under its final name then.
         """
-        identity = node.stage + node.key
-        if identity not in self.known:
-            self.known[identity] = self._run(node)
-        return self.known[identity]
+        pending = [node for node in nodes if _identity(node) not in self.known]
+        while pending:
+            ready = [node for node in pending if all(_identity(up) in self.known for up in node.inputs.values())]
+            done = next((node for node in ready if self._attempt(node, wait=False)), None)
+            if done is None:
+                done = ready[0]
+                self._attempt(done, wait=True)
+            pending.remove(done)
+        return [self.known[_identity(node)] for node in nodes]
 
-    def _run(self, node: Node) -> Made:
+    def _attempt(self, node: Node, wait: bool) -> bool:
+        """Reads the node, or makes it. False: another process is making it, and `wait` wasn't asked for."""
         final = node.path(self.outputs)
-        if final.is_dir() and damage(final) is None:
-            return Made(node, final, _manifest(final), made=False)
-        inputs = {name: self.run(needed).path for name, needed in node.inputs.items()}
-        with _lock(self.outputs / node.stage / ".locks" / f"{final.name}.lock", final):
-            if final.is_dir():
-                trouble = damage(final)
-                if trouble is None:
-                    return Made(node, final, _manifest(final), made=False)
-                log.warning("damaged: %s; making %s again", trouble, final)
-            return Made(node, final, self._make(node, inputs, final), made=True)
+        made = self._read(node)
+        if made is None:
+            with _lock(self.outputs / node.stage / ".locks" / f"{final.name}.lock", final, wait) as acquired:
+                if not acquired:
+                    return False
+                made = self._read(node) or Made(node, final, self._make(node, final), made=True)
+        self.known[_identity(node)] = made
+        return True
 
-    def _make(self, node: Node, inputs: dict[str, Path], final: Path) -> dict[str, Any]:
+    def _read(self, node: Node) -> Made | None:
+        final = node.path(self.outputs)
+        if not final.is_dir():
+            return None
+        trouble = damage(final)
+        if trouble is not None:
+            log.warning("damaged: %s; making %s again", trouble, final)
+            return None
+        return Made(node, final, json.loads((final / MANIFEST).read_text()), made=False)
+
+    def _make(self, node: Node, final: Path) -> dict[str, Any]:
+        inputs = {name: self.known[_identity(up)].path for name, up in node.inputs.items()}
         spec = STAGES[node.stage]
         partial = self.outputs / node.stage / ".partial" / final.name
         if partial.exists() and not spec.resumable:
@@ -229,22 +251,25 @@ class Runner:
         return manifest
 
 
-def _manifest(directory: Path) -> dict[str, Any]:
-    return json.loads((directory / MANIFEST).read_text())
+def _identity(node: Node) -> str:
+    return f"{node.stage}/{node.key}"
 
 
 @contextmanager
-def _lock(path: Path, final: Path) -> Iterator[None]:
-    """The lock of one directory; says so when somebody else holds it."""
+def _lock(path: Path, final: Path, wait: bool) -> Iterator[bool]:
+    """The lock of one directory, and whether it was acquired: always if `wait`, else only if nobody holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        if not wait:
+            yield False
+            return
         log.info("waiting: another process is making %s", final)
         lock.acquire()
     try:
-        yield
+        yield True
     finally:
         lock.release()
 

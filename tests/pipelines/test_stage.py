@@ -138,3 +138,21 @@ def test_chain_lists_every_needed_stage_once_in_order():
     left, right = node(TraceConfig(text="l"), "l", up=root), node(TraceConfig(text="r"), "r", up=root)
     labels = [one.label for one in node(TraceConfig(), "end", left=left, right=right).chain()]
     assert labels == ["root", "l", "r", "end"]
+
+
+def _run_pair(outputs: str, first: str) -> None:
+    STAGES["trace"] = StageSpec("tests.pipelines.stages:trace")
+    nodes = [node(TraceConfig(trace=f"trace-{first}", text=text, seconds=1.0), text) for text in ("a", "b")]
+    Runner(Path(outputs)).run_all(nodes)
+
+
+def test_a_process_takes_other_work_while_another_holds_a_stage(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=_run_pair, args=(str(tmp_path / "o"), "shared")) for _ in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    manifests = [json.loads(path.read_text()) for path in (tmp_path / "o").glob("trace/*/manifest.json")]
+    assert sorted(Path("trace-shared").read_text().split()) == ["a", "b"] and len(manifests) == 2
