@@ -1,0 +1,138 @@
+"""Makes a report folder: everything is written beside, then takes the place of what was there, whole or not at all."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock
+
+from pipelines.report.formats import compared, to_comparison_csv, to_csv, to_latex, to_markdown
+from pipelines.report.page import Page, render_page
+from pipelines.report.registry import Finding, ReportError, Sweep, find_report
+from pipelines.report.style import save
+from pipelines.report.table import Row, Table
+
+log = logging.getLogger(__name__)
+
+
+class Experiment(Protocol):
+    """What a report needs of an ExperimentConfig."""
+
+    name: str
+    report: str | None
+    title: str
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """A finished report. failed: rows that should have numbers and have none (the exit status is theirs to set)."""
+
+    path: Path
+    table: Table
+    failed: list[Row]
+    title: str
+    scale: str
+    findings: list[Finding] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+
+
+def build_report(
+    experiment: Experiment, scale: str, cells: Sequence[dict[str, Any]], out_root: str | Path
+) -> ReportResult:
+    """Makes `out_root/reports/<experiment>-<scale>/` from the cells of one sweep.
+
+    Args:
+        experiment: name, title, and which report is made of it (`report`; by default that of its name, or `cells`).
+        scale: the name that stands on everything.
+        cells: records as in cells.jsonl, in any order.
+        out_root: the outputs folder.
+
+    Raises:
+        ReportError: no cells, cells of another experiment or scale, or no such report.
+    """
+    name = experiment.report or "cells"
+    _check(experiment.name, scale, cells)
+    make = find_report(name)
+    # Tables of the paper are found by the report's name, whatever the experiment that asks for one is called.
+    content = make(Sweep(name, experiment.title, scale, cells))
+    title = heading(experiment.name, experiment.title, scale)
+    folder = Path(out_root) / "reports" / f"{experiment.name}-{scale}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    page = Page(experiment.name, title, scale, content, cells, Path(out_root))
+    texts = {
+        "table.csv": to_csv(content.table),
+        "table.md": to_markdown(content.table, title, _markdown_notes(content.findings, content.notes)),
+        "table.tex": to_latex(content.table, title, f"{experiment.name}-{scale}"),
+        "cells.jsonl": "".join(json.dumps(cell, ensure_ascii=False) + "\n" for cell in cells),
+        "report.html": render_page(page),
+    }
+    if compared(content.table):
+        texts["comparison.csv"] = to_comparison_csv(content.table)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        files = _write(folder, texts, content.pictures)
+    for row in content.table.failed:
+        log.error("%s: %s", row.name, row.gap)
+    return ReportResult(folder, content.table, content.table.failed, title, scale, content.findings, files)
+
+
+def heading(experiment: str, title: str, scale: str) -> str:
+    """The name that a report goes by, scale included."""
+    words = title or experiment
+    return f"{_numbered(experiment)}: {words} (scale: {scale})" if title else f"{_numbered(words)} (scale: {scale})"
+
+
+def _numbered(name: str) -> str:
+    kind, number = name.rstrip("0123456789"), name[len(name.rstrip("0123456789")) :]
+    return f"{kind.capitalize()} {number}" if kind == "table" and number else name.replace("_", " ").capitalize()
+
+
+def _check(experiment: str, scale: str, cells: Sequence[dict[str, Any]]) -> None:
+    if not cells:
+        raise ReportError(f"{experiment}: no cells to report")
+    for cell in cells:
+        found = (cell["experiment"], cell["scale"])
+        if found != (experiment, scale):
+            raise ReportError(
+                f"a cell of experiment {found[0]} at scale {found[1]} among those of {experiment} at {scale}: results "
+                "of different experiments or scales are never mixed; point the sweep at a folder of its own"
+            )
+
+
+def _markdown_notes(findings: Sequence[Finding], notes: Sequence[str]) -> list[str]:
+    judged = [f"{one.claim} Here: {one.verdict}. {one.detail} Rule: {one.rule}" for one in findings]
+    return [*judged, *notes]
+
+
+def _write(folder: Path, texts: dict[str, str], pictures: Sequence[Any]) -> list[str]:
+    """Writes all files into a folder beside the final one, then swaps them."""
+    fresh = folder.with_name(f".{folder.name}.new")
+    old = folder.with_name(f".{folder.name}.old")
+    if old.exists() and not folder.exists():
+        old.rename(folder)  # a swap that was cut short: what was there comes back first
+    for rest in (fresh, old):
+        shutil.rmtree(rest, ignore_errors=True)
+    fresh.mkdir()
+    try:
+        for name, text in texts.items():
+            (fresh / name).write_text(text, encoding="utf-8")
+        for picture in pictures:
+            save(picture, fresh)
+        files = sorted(path.name for path in fresh.iterdir())
+        for name in files:
+            with (fresh / name).open("rb") as file:
+                os.fsync(file.fileno())
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    return files

@@ -1,0 +1,133 @@
+"""What a report's table is: columns, rows in a fixed order, and per value its interval and its gain.
+
+Every writer (CSV, Markdown, LaTeX, HTML, terminal) reads this one description, so that they cannot disagree. Accuracies
+here are per cent, as the paper prints them; routing KL is in nats, run time in seconds, memory in GB.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of numbers.
+
+    name: in the CSV. label: for people. short: for narrow places. note: what it was measured on (the task's name).
+    kind: `accuracy` columns carry an interval; `measure` columns follow them. best: `max`, `min` or None (no bold).
+    digits: after the decimal point. significant: digits that count instead, for values of any magnitude (routing KL).
+    """
+
+    name: str
+    label: str
+    short: str = ""
+    note: str = ""
+    unit: str = ""
+    kind: str = "accuracy"
+    best: str | None = None
+    digits: int = 2
+    significant: int | None = None
+
+    def text(self, value: float | None, gap: str = "–") -> str:
+        """The value as printed; `gap` where there is none."""
+        if value is None or math.isnan(value):
+            return gap
+        if self.significant is None or value == 0:
+            return f"{value:.{self.digits}f}"
+        return f"{value:.{max(self.significant - 1 - math.floor(math.log10(abs(value))), 0)}f}"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A difference from the baseline row with its paired 95 % interval, in the column's unit."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes zero: the only gains that are marked."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass
+class Row:
+    """One row. key: one text a key column. status: ok, failed, missing or excluded; why: the reason of a gap.
+
+    harc: the row is a calibrated one. baseline: key of the row that it is compared with. reference: a bound (Individual, base model), never the best of a column.
+    paper: the paper's value of a column, where the scale is the paper's. cell: the record it was made from.
+    """
+
+    key: tuple[str, ...]
+    status: str = "missing"
+    why: str = ""
+    harc: bool = False
+    baseline: tuple[str, ...] | None = None
+    reference: bool = False
+    values: dict[str, float] = field(default_factory=dict)
+    ci95: dict[str, float] = field(default_factory=dict)
+    gain: dict[str, Gain] = field(default_factory=dict)
+    paper: dict[str, float] = field(default_factory=dict)
+    cell: dict[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """The row in words, e.g. `WUDI-Merging + HARC`."""
+        return f"{self.key[0]} + HARC" if self.harc else self.key[0]
+
+    @property
+    def gap(self) -> str:
+        """What stands where the numbers would be; empty for a row that has them."""
+        return "" if self.status == "ok" else f"{self.status}: {self.why}" if self.why else self.status
+
+
+@dataclass
+class Table:
+    """A table of a report. keys: names of the key columns; main: the column that gains are judged by.
+
+    paper: the paper's table it is compared with, or None.
+    """
+
+    keys: list[Column]
+    columns: list[Column]
+    rows: list[Row]
+    main: str = "overall"
+    paper: str | None = None
+
+    @property
+    def accuracies(self) -> list[Column]:
+        """The columns that carry intervals."""
+        return [column for column in self.columns if column.kind == "accuracy"]
+
+    @property
+    def measures(self) -> list[Column]:
+        """The columns after them."""
+        return [column for column in self.columns if column.kind != "accuracy"]
+
+    @property
+    def failed(self) -> list[Row]:
+        """Rows that should have numbers and have none."""
+        return [row for row in self.rows if row.status in ("failed", "missing")]
+
+    def row(self, *key: str) -> Row | None:
+        """The row of that key."""
+        return next((row for row in self.rows if row.key == key), None)
+
+    def baseline(self, row: Row) -> Row | None:
+        """The row that a row is compared with: for a calibrated one, the same merge without calibration."""
+        return self.row(*row.baseline) if row.baseline else None
+
+    def best(self, column: Column) -> set[int]:
+        """Indices of the rows that hold the best printed value of a column, bounds left out."""
+        if column.best is None:
+            return set()
+        values = {
+            i: float(column.text(row.values[column.name]))
+            for i, row in enumerate(self.rows)
+            if column.name in row.values and not row.reference
+        }
+        if len(values) < 2:
+            return set()
+        best = (max if column.best == "max" else min)(values.values())
+        return {i for i, value in values.items() if value == best}
