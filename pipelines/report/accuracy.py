@@ -218,6 +218,7 @@ def _measures(cell: dict[str, Any]) -> dict[str, float]:
 
 
 def _gains(table: Table, draws: dict[int, dict[str, np.ndarray]]) -> None:
+    pooled = []
     index = {id(row): i for i, row in enumerate(table.rows)}
     for i in draws:
         row = table.rows[i]
@@ -229,6 +230,11 @@ def _gains(table: Table, draws: dict[int, dict[str, np.ndarray]]) -> None:
             if name in base and _same_problems(row, other, name, table):
                 low, high = interval(sample - base[name])
                 row.gain[name] = Gain(row.values[name] - other.values[name], low, high)
+                pooled += [sample - base[name]] if name == table.main else []
+    if pooled:
+        low, high = interval(mean_of(pooled))
+        mean = np.mean([row.gain[table.main].value for row in table.rows if table.main in row.gain])
+        table.pooled = Gain(float(mean), low, high)
 
 
 def _same_problems(row: Row, other: Row, name: str, table: Table) -> bool:

@@ -14,7 +14,7 @@ from filelock import FileLock
 from pipelines.report.formats import compared, to_comparison_csv, to_csv, to_latex, to_markdown
 from pipelines.report.page import Page, render_page
 from pipelines.report.registry import Finding, ReportError, Sweep, find_report
-from pipelines.report.style import save
+from pipelines.report.style import draw_png, draw_svg
 from pipelines.report.table import Row, Table
 
 log = logging.getLogger(__name__)
@@ -63,8 +63,9 @@ def build_report(
     title = heading(experiment.name, experiment.title, scale)
     folder = Path(out_root) / "reports" / f"{experiment.name}-{scale}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    page = Page(experiment.name, title, scale, content, cells, Path(out_root))
-    texts = {
+    drawn = {picture.name: draw_svg(picture) for picture in content.pictures}
+    page = Page(experiment.name, title, title.removesuffix(f" (scale: {scale})"), scale, content, cells, Path(out_root), drawn)
+    files: dict[str, str | bytes] = {
         "table.csv": to_csv(content.table),
         "table.md": to_markdown(content.table, title, _markdown_notes(content.findings, content.notes)),
         "table.tex": to_latex(content.table, title, f"{experiment.name}-{scale}"),
@@ -72,12 +73,14 @@ def build_report(
         "report.html": render_page(page),
     }
     if compared(content.table):
-        texts["comparison.csv"] = to_comparison_csv(content.table)
+        files["comparison.csv"] = to_comparison_csv(content.table)
+    for picture in content.pictures:
+        files |= {f"{picture.name}.svg": drawn[picture.name], f"{picture.name}.png": draw_png(picture)}
     with FileLock(folder.with_name(f".{folder.name}.lock")):
-        files = _write(folder, texts, content.pictures)
+        _write(folder, files)
     for row in content.table.failed:
         log.error("%s: %s", row.name, row.gap)
-    return ReportResult(folder, content.table, content.table.failed, title, scale, content.findings, files)
+    return ReportResult(folder, content.table, content.table.failed, title, scale, content.findings, sorted(files))
 
 
 def heading(experiment: str, title: str, scale: str) -> str:
@@ -108,7 +111,7 @@ def _markdown_notes(findings: Sequence[Finding], notes: Sequence[str]) -> list[s
     return [*judged, *notes]
 
 
-def _write(folder: Path, texts: dict[str, str], pictures: Sequence[Any]) -> list[str]:
+def _write(folder: Path, files: dict[str, str | bytes]) -> None:
     """Writes all files into a folder beside the final one, then swaps them."""
     fresh = folder.with_name(f".{folder.name}.new")
     old = folder.with_name(f".{folder.name}.old")
@@ -118,13 +121,10 @@ def _write(folder: Path, texts: dict[str, str], pictures: Sequence[Any]) -> list
         shutil.rmtree(rest, ignore_errors=True)
     fresh.mkdir()
     try:
-        for name, text in texts.items():
-            (fresh / name).write_text(text, encoding="utf-8")
-        for picture in pictures:
-            save(picture, fresh)
-        files = sorted(path.name for path in fresh.iterdir())
-        for name in files:
-            with (fresh / name).open("rb") as file:
+        for name, content in files.items():
+            with (fresh / name).open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
                 os.fsync(file.fileno())
         if folder.exists():
             folder.rename(old)
@@ -135,4 +135,3 @@ def _write(folder: Path, texts: dict[str, str], pictures: Sequence[Any]) -> list
             old.rename(folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
-    return files

@@ -92,7 +92,7 @@ def gain_text(row: Row, column: str) -> str:
     gain = row.gain.get(column)
     if gain is None:
         return ""
-    return f"{gain.value:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]" + (" *" if gain.clear else "")
+    return gain.text() + (" *" if gain.clear else "")
 
 
 def _headed(column: Column) -> str:

@@ -8,7 +8,7 @@ from pipelines.report.accuracy import accuracy_table, cells_layout, paper_layout
 from pipelines.report.plots import Curves, Pair, layers_plot, pairs_plot
 from pipelines.report.registry import FAILS, HOLDS, LEANS, OPEN, Content, Fact, Finding, Sweep, report
 from pipelines.report.style import Picture
-from pipelines.report.table import Row, Table
+from pipelines.report.table import Row, Table, signed
 
 # Which table of the paper a scale's numbers can be held against.
 PAPER_SCALES = {
@@ -69,7 +69,7 @@ def accuracy_picture(table: Table, scale: str) -> Picture:
     pairs = []
     for name, before, after in methods(table):
         gain = after.gain.get(table.main) if after else None
-        mark = f"{gain.value:+.2f}{'*' if gain.clear else ''}" if gain else ""
+        mark = f"{signed(gain.value)}{'*' if gain.clear else ''}" if gain else ""
         pairs.append(Pair(name, point(before), point(after), mark, bool(gain and gain.clear)))
     bound = next((row for row in table.rows if row.reference and point(row)), None)
     line = (bound.key[0], *point(bound)) if bound else None  # type: ignore[misc]
@@ -125,7 +125,7 @@ def findings(table: Table) -> list[Finding]:
             f"{len(raised)} of {total} gains are positive, {len(clear)} of them with an interval above zero"
             + (f"; {len(lowered)} lie wholly below zero ({', '.join(lowered)})" if lowered else "")
             + (f"; {total - len(gains)} could not be compared" if len(gains) < total else "")
-            + ".",
+            + (f". Mean gain {table.pooled.text()} points." if table.pooled else "."),
         )
     ]
     out += [_best(table)] if table.columns else []
@@ -156,7 +156,7 @@ def _routing(table: Table) -> Finding:
     change = sum(100 * (after / before - 1) for before, after in both if before) / len(both) if both else 0.0
     return Finding("HARC lowers routing KL.", "Holds if, for every method, the mean over layers and domains on held-out "
                    "text is lower with HARC than without.", verdict,
-                   f"It is lower for {fallen} of {total} methods; mean change {change:+.1f} %.")  # fmt: skip
+                   f"It is lower for {fallen} of {total} methods; mean change {signed(change, 1)} %.")  # fmt: skip
 
 
 def facts(table: Table) -> list[Fact]:
@@ -173,7 +173,7 @@ def facts(table: Table) -> list[Fact]:
         up, clear = sum(gain.value > 0 for gain in gains), sum(gain.low > 0 for gain in gains)
         mean = sum(gain.value for gain in gains) / len(gains)
         out.append(Fact("Methods that HARC raises overall", f"{up} of {len(gains)}",
-                        f"{clear} beyond their paired interval; mean {mean:+.2f} points"))  # fmt: skip
+                        f"{clear} beyond their paired interval; mean {signed(mean)} points"))  # fmt: skip
     for name, label in (("routing_kl", "Routing KL with HARC"), ("mismatch", "Mismatched decisions with HARC")):
         both = [
             (before.values[name], after.values[name])
@@ -183,7 +183,7 @@ def facts(table: Table) -> list[Fact]:
         if both:
             change = sum(100 * (after / before - 1) for before, after in both) / len(both)
             down = sum(after < before for before, after in both)
-            out.append(Fact(label, f"{change:+.1f} %", f"lower in {down} of {len(both)} methods"))
+            out.append(Fact(label, f"{signed(change, 1)} %", f"lower in {down} of {len(both)} methods"))
     return out
 
 

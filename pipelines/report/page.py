@@ -16,22 +16,24 @@ from markupsafe import Markup
 
 from pipelines.report.formats import compared, three
 from pipelines.report.registry import FAILS, HOLDS, LEANS, Content
-from pipelines.report.style import colour, inline_svg
-from pipelines.report.table import Column, Row, Table
+from pipelines.report.style import colour, themed_svg
+from pipelines.report.table import Column, Row, Table, signed
 
 VERDICTS = {HOLDS: "good", LEANS: "half", FAILS: "bad"}
 
 
 @dataclass(frozen=True)
 class Page:
-    """What the page shows. out_root: paths in it are given relative to that folder's parent."""
+    """What the page shows. out_root: paths in it are given relative to that folder. drawn: SVG of each picture."""
 
     experiment: str
     title: str
+    heading: str
     scale: str
     content: Content
     cells: Sequence[dict[str, Any]]
     out_root: Path
+    drawn: dict[str, str]
 
 
 def render_page(page: Page) -> str:
@@ -45,11 +47,12 @@ def render_page(page: Page) -> str:
         table=table,
         css=Markup(_asset("report.css")),
         js=Markup(_asset("report.js")),
-        pictures=[(one, Markup(inline_svg(one))) for one in page.content.pictures],
+        pictures=[(one, Markup(themed_svg(one, page.drawn[one.name]))) for one in page.content.pictures],
         rows=_rows(table),
         forest=_forest(table),
         compared=compared(table),
         three=three,
+        signed=signed,
         outside=_outside,
         verdicts=VERDICTS,
         configuration=common,
@@ -86,7 +89,7 @@ def _cell(row: Row, column: Column, best: bool) -> dict[str, Any]:
         "half": None if half is None else f"{half:.{column.digits}f}",
         "best": best,
         "mark": "" if gain is None or not gain.clear else "up" if gain.value > 0 else "down",
-        "tip": "" if gain is None else f"{gain.value:+.2f} over its baseline, 95 % [{gain.low:+.2f}, {gain.high:+.2f}]",
+        "tip": "" if gain is None else f"{gain.text()} against its baseline, paired 95 %",
     }
 
 

@@ -56,7 +56,7 @@ def pairs_plot(
     """
     tips = {}
     with figure_style():
-        canvas = new_canvas(3.5, 0.66 + 0.335 * max(len(pairs), 2))
+        canvas = new_canvas(3.5, 0.75 + 0.5 * max(len(pairs), 2))
         axes = canvas.add_subplot()
         axes.grid(False, axis="y")
         for i, pair in enumerate(pairs):
@@ -105,7 +105,7 @@ def _dumbbell(axes: Axes, i: int, pair: Pair) -> dict[str, str]:
 
 
 def layers_plot(
-    name: str, curves: Sequence[Curves], *, title: str, caption: str, axis: str, scale: str, columns: int = 3
+    name: str, curves: Sequence[Curves], *, title: str, caption: str, axis: str, scale: str, columns: int = 2
 ) -> Picture:
     """Small multiples by layer, a panel a method, one y axis for all: dashed without, solid with HARC.
 
@@ -122,7 +122,7 @@ def layers_plot(
     columns = min(columns, max(len(curves), 1))
     rows = max(math.ceil(len(curves) / columns), 1)
     with figure_style():
-        canvas = new_canvas(1.0 + 1.6 * columns, 0.75 + 1.25 * rows)
+        canvas = new_canvas(3.5 if columns > 1 else 2.6, 0.75 + 1.0 * rows)
         panels = canvas.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for i, axes in enumerate(panels.flat):
             if i >= len(curves):

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 
 import matplotlib
 import matplotlib.style
@@ -68,21 +67,26 @@ def new_canvas(width: float, height: float) -> Canvas:
     return canvas
 
 
-def save(picture: Picture, folder: Path) -> list[Path]:
-    """Writes `<name>.png` and `<name>.svg`, the same bytes for the same figure."""
-    paths = [folder / f"{picture.name}.png", folder / f"{picture.name}.svg"]
-    with figure_style():
-        picture.canvas.savefig(paths[0], metadata={"Software": None})
-        picture.canvas.savefig(paths[1], metadata={"Date": None, "Creator": None})
-    return paths
-
-
-def inline_svg(picture: Picture) -> str:
-    """The figure as an SVG element for a page: no outside names, the page's colours, a tooltip on each named mark."""
+def draw_svg(picture: Picture) -> str:
+    """The figure as SVG, the same text for the same figure; its layout is found once and kept for other formats."""
     buffer = io.StringIO()
     with figure_style():
-        picture.canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = re.sub(r"^.*?(?=<svg)", "", buffer.getvalue(), flags=re.DOTALL)
+        picture.canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        picture.canvas.set_layout_engine("none")
+    return buffer.getvalue()
+
+
+def draw_png(picture: Picture) -> bytes:
+    """The figure as PNG, 300 dots an inch."""
+    buffer = io.BytesIO()
+    with figure_style():
+        picture.canvas.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def themed_svg(picture: Picture, svg: str) -> str:
+    """A drawn figure as an element of a page: no outside names, the page's colours, a tooltip on each named mark."""
+    text = re.sub(r"^.*?(?=<svg)", "", svg, flags=re.DOTALL)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
     # A picture's ids must not meet another's on the same page.
@@ -92,9 +96,7 @@ def inline_svg(picture: Picture) -> str:
     for mark, tip in picture.tips.items():
         opening = f'<g id="{picture.name}-{mark}">'
         text = text.replace(opening, f"{opening}<title>{html.escape(tip)}</title>", 1)
-    width, height = re.findall(r'(?:width|height)="([\d.]+)pt"', text)[:2]
-    label = html.escape(picture.title, quote=True)
+    width = float(re.findall(r'width="([\d.]+)pt"', text)[0])
+    label = html.escape(f"{picture.title}. {picture.caption}", quote=True)
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
-    return text.replace(
-        "<svg", f'<svg role="img" aria-label="{label}" style="--w:{float(width):.0f};--h:{float(height):.0f}"', 1
-    )
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}" style="--w:{width:.0f}"', 1)

@@ -37,6 +37,11 @@ class Column:
         return f"{value:.{max(self.significant - 1 - math.floor(math.log10(abs(value))), 0)}f}"
 
 
+def signed(value: float, digits: int = 2) -> str:
+    """A difference for people: with its sign, a minus that is as wide as the plus."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
 @dataclass(frozen=True)
 class Gain:
     """A difference from the baseline row with its paired 95 % interval, in the column's unit."""
@@ -44,6 +49,10 @@ class Gain:
     value: float
     low: float
     high: float
+
+    def text(self) -> str:
+        """The gain and its interval, for people."""
+        return f"{signed(self.value)} [{signed(self.low)}, {signed(self.high)}]"
 
     @property
     def clear(self) -> bool:
@@ -86,7 +95,7 @@ class Row:
 class Table:
     """A table of a report. keys: names of the key columns; main: the column that gains are judged by.
 
-    paper: the paper's table it is compared with, or None.
+    paper: the paper's table it is compared with, or None. pooled: mean gain of all compared rows in the main column.
     """
 
     keys: list[Column]
@@ -94,6 +103,7 @@ class Table:
     rows: list[Row]
     main: str = "overall"
     paper: str | None = None
+    pooled: Gain | None = None
 
     @property
     def accuracies(self) -> list[Column]:

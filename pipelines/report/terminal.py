@@ -9,7 +9,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from pipelines.report.registry import FAILS, HOLDS
-from pipelines.report.table import Row, Table
+from pipelines.report.table import Row, Table, signed
 
 if TYPE_CHECKING:
     from pipelines.report.build import ReportResult
@@ -40,8 +40,8 @@ def print_report(result: "ReportResult", console: Console | None = None) -> None
 
 
 def _grid(table: Table, title: str) -> Grid:
-    grid = Grid(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    shown = [*table.accuracies, *(one for one in table.measures if any(one.name in row.values for row in table.rows))]
+    grid = Grid(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    shown = [*table.accuracies, *(one for one in table.measures[:2] if any(one.name in row.values for row in table.rows))]
     gains = any(table.main in row.gain for row in table.rows)
     for column in table.keys:
         grid.add_column(column.label, no_wrap=True)
@@ -72,7 +72,7 @@ def _gain(row: Row, column: str) -> Text:
     if gain is None:
         return Text("")
     style = ("green" if gain.value > 0 else "red") if gain.clear else "dim"
-    return Text(f"{gain.value:+.2f}{'*' if gain.clear else ' '}", style)
+    return Text(f"{signed(gain.value)}{'*' if gain.clear else ' '}", style)
 
 
 def _short(path: Path) -> str:
