@@ -35,9 +35,6 @@ class ReportCallback(Callback):
         if not records:
             log.error("no cell of the sweep left a record in %s", config.hydra.sweep.dir)
             return
-        if config.experiment.report is None:
-            sweep_status.code = int(any(record["status"] == "failed" for record in records))
-            return
         from pipelines.report import build_report, print_report
         from pipelines.tracking import log_report
 

@@ -53,9 +53,9 @@ def identity(config: Config) -> dict[str, Any]:
     }
 
 
-def failed(config: Config, error: BaseException) -> dict[str, Any]:
+def failed(config: Config, error: str) -> dict[str, Any]:
     """The record of a cell that raised."""
-    return {**identity(config), "status": "failed", "error": f"{type(error).__name__}: {error}"}
+    return {**identity(config), "status": "failed", "error": error}
 
 
 def _record(cell: Cell, made: dict[Path, Made], outputs: Path) -> dict[str, Any]:
@@ -69,6 +69,7 @@ def _record(cell: Cell, made: dict[Path, Made], outputs: Path) -> dict[str, Any]
         "error": None,
         "tasks": _tasks(cell, [result(node) for node in cell.evaluations]),
         "routing": result(cell.diagnosed).metrics if cell.diagnosed else None,
+        "routing_before": result(cell.diagnosed_before).metrics if cell.diagnosed_before else None,
         "calibration": result(cell.calibrated).metrics if cell.calibrated else None,
         "runtime_s": sum(one.manifest["seconds"] for one in method) if method else None,
         "peak_memory_gb": max((one.manifest["peak_memory_gb"] for one in method), default=None),

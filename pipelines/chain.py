@@ -32,6 +32,7 @@ class Cell:
     """The stages of one row: what is evaluated, and what its numbers come from.
 
     evaluations: one evaluate node a model; a merged cell has one, the individual sources one each.
+    diagnosed_before: routing of the merge that was calibrated, the same stage as its uncalibrated row's.
     """
 
     config: Config
@@ -39,6 +40,7 @@ class Cell:
     merged: Node | None = None
     calibrated: Node | None = None
     diagnosed: Node | None = None
+    diagnosed_before: Node | None = None
     columns: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
@@ -48,7 +50,7 @@ class Cell:
 
     def nodes(self) -> list[Node]:
         """All stages in an order in which they can be made, each once."""
-        ends = [*self.evaluations, *([self.diagnosed] if self.diagnosed else [])]
+        ends = [*(node for node in (self.diagnosed_before, self.diagnosed) if node), *self.evaluations]
         return list({node.stage + node.key: node for end in ends for node in end.chain()}.values())
 
 
@@ -196,11 +198,12 @@ def cell_of(config: Config) -> Cell:
         raise ValueError(f"merging takes at least two domains, found domains={names}")
     merged = builder.merge()
     model = merged
-    calibrated = None
+    calibrated = before = None
     if isinstance(config.calibrate, HarcConfig):
         model = calibrated = builder.calibrate(merged, config.calibrate)
+        before = builder.diagnose(merged)
     evaluation = builder.evaluate(model.label, model, None, names)
-    return Cell(config, [evaluation], merged, calibrated, builder.diagnose(model), builder.columns())
+    return Cell(config, [evaluation], merged, calibrated, builder.diagnose(model), before, builder.columns())
 
 
 def _unmerged(config: Config, builder: _Builder, names: list[str]) -> Cell:

@@ -77,21 +77,21 @@ def _run(config: Config) -> None:
         write_record(out, {**identity(config), "status": "excluded", "error": None})
         return
     try:
-        record = run_cell(config)
+        record = {**run_cell(config), "overrides": list(hydra_config.overrides.task)}
     except Exception as error:
         if not sweep:
             raise
         log.error("%s failed: %s", describe(config), explain(error), exc_info=config.debug)
-        write_record(out, {**failed(config, error), "error": explain(error)})
+        write_record(out, {**failed(config, explain(error)), "overrides": list(hydra_config.overrides.task)})
         return
     write_record(out, record)
     from pipelines.tracking import log_cell
 
     log_cell(config.tracker, record)
     if not sweep:
-        from pipelines.report import print_cell
+        from pipelines.report import build_report, print_report
 
-        print_cell(record, out)
+        print_report(build_report(config.experiment, config.scale.name, [record], Path(config.outputs)))
 
 
 def refuse_unknown_keys(node: DictConfig, at: str = "") -> None:

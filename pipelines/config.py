@@ -364,7 +364,7 @@ class TrackerConfig:
 class ExperimentConfig:
     """One table or figure: which report is made of its cells. exclude: cells of the sweep that are not rows."""
 
-    name: str = "cell"
+    name: str = "cells"
     report: str | None = None
     title: str = ""
     exclude: list[dict[str, str]] = field(default_factory=list)
