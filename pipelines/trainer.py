@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from pipelines.config import TrainConfig
+from pipelines.data.tokens import IGNORED
 from pipelines.launch import split_batch
 
 log = logging.getLogger(__name__)
@@ -58,13 +60,39 @@ def trainer_arguments(settings: TrainConfig, work: Path) -> SFTConfig:
 
 
 class RouterTrainer(SFTTrainer):
-    """SFTTrainer that stops at a non-finite loss and prints nothing of its own."""
+    """SFTTrainer that stops at a non-finite loss, prints nothing of its own, and is quicker on a CPU."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(_CompleteMarker)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> Any:
+        """SFTTrainer's loss, on a CPU from the whole logits.
+
+        SFTTrainer works in chunks and adds up entropy and accuracy: right for a vocabulary of 150,000 on a GPU, a
+        sixth of the step at the tiny scale.
+        """
+        if not self.args.use_cpu or return_outputs or num_items_in_batch is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs.pop("labels")
+        extra = {"output_router_logits": True} if self.aux_loss_enabled else {}
+        outputs = model(**inputs, **extra, use_cache=False)
+        logits, targets = outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        loss = cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum") / num_items_in_batch
+        # num_items_in_batch counts every process's tokens, and gradients are averaged over processes
+        loss = loss * self.accelerator.num_processes
+        if self.aux_loss_enabled:
+            self._metrics["train"]["aux_loss"].append(outputs.aux_loss.item())
+            loss = loss + self.router_aux_loss_coef * outputs.aux_loss / self.current_gradient_accumulation_steps
+        return loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)

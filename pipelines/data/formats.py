@@ -13,12 +13,17 @@
 """
 
 import ast
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 STEP_BY_STEP = "\nLet's think step by step."
+WRITE_CODE = (
+    "Please provide a self-contained Python script that solves the following problem in a markdown code block:\n"
+    "```python\n{}\n```"
+)
 CODE_PREFIX = "Here is a Python solution for the problem:\n```python\n"
 
 Record = dict[str, Any]
@@ -112,10 +117,12 @@ _FENCE = re.compile(r"^```python[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def from_self_oss_instruct(row: dict[str, Any]) -> Record | None:
-    """A row whose response has the release's sections; its [Tests] become the problem's assertions.
+    """A row of the release whose responses still have their [Implementation] and [Tests] sections.
 
-    The instruction alone often does not name the function that the tests call. As in MBPP, the prompt therefore ends
-    with the first assertion; all of them are run.
+    The tests, assertions that the implementation passes, become an EvalPlus problem: the arguments of each asserted
+    call are its inputs, the implementation its canonical solution; so HumanEval+'s judge applies. Rows whose tests are
+    not plain calls of one function with JSON values are left out. The instruction alone often does not name the
+    function; as in MBPP+, the prompt therefore ends with the first assertion.
     """
     parts = _SECTION.split(row["response"])
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
@@ -123,38 +130,65 @@ def from_self_oss_instruct(row: dict[str, Any]) -> Record | None:
     tests = _FENCE.findall(sections.get("Tests", ""))
     if not code or len(tests) != 1:
         return None
-    solution, test = "\n".join(code).strip(), tests[0].strip()
-    assertion = _first_assertion(test)
-    if assertion is None or not _compiles(solution):
+    solution, calls = "\n".join(code).strip(), asserted_calls(tests[0])
+    if not calls or f"def {calls[0].function}(" not in solution or not _parse(solution):
         return None
-    prompt = f"{row['instruction'].strip()}\n\nYour code should pass this test:\n```python\n{assertion}\n```"
+    problem = {
+        "task_id": f"self-oss-instruct/{row.get('id', row.get('sha1', ''))}",
+        "prompt": "",
+        "entry_point": calls[0].function,
+        "canonical_solution": solution,
+        "base_input": [call.arguments for call in calls],
+        "plus_input": [],
+        "atol": 0,
+        "contract": "",
+    }
     return _record(
         row,
-        prompt,
+        WRITE_CODE.format(f'"""\n{row["instruction"].strip()}\n{calls[0].text}\n"""'),
         f"{CODE_PREFIX}{solution}\n```",
-        task="assertions",
-        problem={"prompt": prompt, "canonical_solution": solution, "test": test},
+        task="humaneval_plus",
+        problem=problem,
     )
 
 
-def _first_assertion(test: str) -> str | None:
-    """The first assertion at the top level of the tests (others may stand in loops or functions never called)."""
-    try:
-        body = ast.parse(test).body
-    except (SyntaxError, ValueError, RecursionError):
-        return None
-    for statement in body:
-        if isinstance(statement, ast.Assert):
-            return ast.get_source_segment(test, statement)
-    return None
+@dataclass(frozen=True)
+class Call:
+    """One asserted call: the function, its arguments, and the assertion's source."""
+
+    function: str
+    arguments: list[Any]
+    text: str
 
 
-def _compiles(code: str) -> bool:
+def asserted_calls(tests: str) -> list[Call]:
+    """The calls in the tests' top-level assertions; empty when any of them is not `f(JSON values)`, maybe compared."""
+    calls = []
+    for statement in _parse(tests):
+        if not isinstance(statement, ast.Assert):
+            continue
+        tested = statement.test
+        if isinstance(tested, ast.UnaryOp) and isinstance(tested.op, ast.Not):
+            tested = tested.operand
+        if isinstance(tested, ast.Compare) and isinstance(tested.ops[0], ast.Eq | ast.Is):
+            tested = tested.left
+        if not (isinstance(tested, ast.Call) and isinstance(tested.func, ast.Name)) or tested.keywords:
+            return []
+        try:
+            arguments = [ast.literal_eval(argument) for argument in tested.args]
+            if json.loads(json.dumps(arguments, allow_nan=False)) != arguments:
+                return []
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            return []
+        calls.append(Call(tested.func.id, arguments, ast.get_source_segment(tests, statement) or ""))
+    return calls if len({call.function for call in calls}) == 1 else []
+
+
+def _parse(code: str) -> list[ast.stmt]:
     try:
-        ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError):
-        return False
-    return True
+        return ast.parse(code).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
 
 
 def from_ultrafeedback(row: dict[str, Any]) -> Record:
@@ -187,7 +221,7 @@ def from_math500(row: dict[str, Any]) -> Record:
 def from_humaneval_plus(row: dict[str, Any]) -> Record:
     return _record(
         row,
-        f"Complete this function:\n```python\n{row['prompt']}```",
+        WRITE_CODE.format(row["prompt"].strip()),
         f"{CODE_PREFIX}{row['prompt']}{row['canonical_solution'].rstrip()}\n```",
         task="humaneval_plus",
         problem=row,
@@ -198,7 +232,7 @@ def from_humaneval_plus(row: dict[str, Any]) -> Record:
 def from_mbpp_plus(row: dict[str, Any]) -> Record:
     return _record(
         row,
-        row["prompt"].strip(),
+        WRITE_CODE.format(row["prompt"].strip()),
         f"{CODE_PREFIX}{row['canonical_solution'].strip()}\n```",
         task="mbpp_plus",
         problem=row,

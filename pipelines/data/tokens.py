@@ -54,7 +54,7 @@ def tokenize(
                 piece = next(encoded)
                 ids += piece
                 targets += piece if learned or not responses_only else [IGNORED] * len(piece)
-            if any(target != IGNORED for target in targets[1:max_length]):
+            if max(targets[1:max_length], default=IGNORED) != IGNORED:
                 inputs.append(ids[:max_length])
                 labels.append(targets[:max_length])
         kept += len(inputs)
