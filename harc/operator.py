@@ -10,8 +10,8 @@ H(p) = diag(p) − p pᵀ. With q = p ∘ (1 − p):
 
 A product is two matrix products over the features, a block of tokens at a time: 4 T E d operations, memory of a block.
 Written with the difference W_i − W, the residual does not cancel; its sums over blocks are fp64. Work is fp32, or fp64
-where the problem is so small that it costs nothing. Other curvatures: `diagonal` has H = diag(q); so have sigmoid routers (independent Bernoulli), with
-p = sigmoid(W_i x). `identity` (H = I) needs no operator: see harc.solver.
+where the problem is so small that it costs nothing. Other curvatures: `diagonal` has H = diag(q); so have sigmoid
+routers (independent Bernoulli), with p = sigmoid(W_i x). `identity` (H = I) needs no operator: see harc.solver.
 """
 
 import copy
@@ -65,7 +65,7 @@ class PrecisionOperator:
         dtype: the working precision, by default chosen by size (see `working_dtype`).
 
         Raises:
-            ValueError: shapes that do not fit, a domain without tokens, values that are not finite, α or β out of range.
+            ValueError: shapes that do not fit, a domain without tokens, values that are not finite.
         """
         check_inputs(features, routers)
         self.dtype = dtype or working_dtype(features, routers)
@@ -87,10 +87,6 @@ class PrecisionOperator:
         return other
 
     def _regularise(self, alpha: float, beta: float | None) -> None:
-        if beta is not None and not beta >= 0:
-            raise ValueError(f"beta must not be negative, found {beta}")
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must lie between 0 and 1, found {alpha}")
         self.coupling, self.damping = (alpha, 1 - alpha) if beta is None else (1.0, beta)
         self.rhs = self.residual(torch.zeros(self.shape, dtype=torch.float64, device=self.device))
 
@@ -100,7 +96,7 @@ class PrecisionOperator:
         return self.coupled and self.damping == 0
 
     def product(self, v: Float[Tensor, "experts hidden"]) -> Float[Tensor, "experts hidden"]:
-        """Λ̃ V in the working precision."""
+        """The product Λ̃ V in the working precision."""
         out = (self.damping * self.diagonal).to(v.dtype) * v
         if not self.coupling:
             return out
@@ -113,7 +109,7 @@ class PrecisionOperator:
         return out.add_(self.reduce(total), alpha=self.coupling)
 
     def residual(self, w: Float[Tensor, "experts hidden"]) -> Float[Tensor, "experts hidden"]:
-        """b − Λ̃ W in float64, from W in float64."""
+        """The residual b − Λ̃ W in float64, from W in float64."""
         damped, total = torch.zeros_like(w), torch.zeros_like(w)
         for domain, diagonal in zip(self.domains, self._diagonals, strict=True):
             away = domain.router.double() - w

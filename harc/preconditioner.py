@@ -33,7 +33,9 @@ class Preconditioner(Protocol):
 
     name: str
 
-    def __call__(self, r: Float[Tensor, "experts hidden"]) -> Float[Tensor, "experts hidden"]: ...
+    def __call__(self, r: Float[Tensor, "experts hidden"]) -> Float[Tensor, "experts hidden"]:
+        """Applies M⁻¹ to a residual."""
+        ...
 
 
 def make_preconditioner(
@@ -95,6 +97,7 @@ class ExpertBlocks:
             self._inverse[expert] = self._invert(block, operator.coupling, operator.damping)
 
     def __call__(self, r: Tensor) -> Tensor:
+        """Applies M⁻¹ to a residual."""
         if not self._coupled:
             return self._solve(r)
         if self._singular:

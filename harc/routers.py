@@ -1,7 +1,7 @@
 """Finding the routers of any Mixture-of-Experts model through transformers' own declarations.
 
-Every MoE model class of transformers declares `_can_record_outputs["router_logits"]`: the class of its routers and which
-of their outputs holds the logits. No list of architectures is kept here.
+Every MoE model class of transformers declares `_can_record_outputs["router_logits"]`: the class of its routers and
+which of their outputs holds the logits. No list of architectures is kept here.
 """
 
 import copy

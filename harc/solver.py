@@ -2,7 +2,7 @@
 
 The weight is kept in float64; conjugate gradients solve for a correction in the working precision, Λ̃ δ = b − Λ̃ W, and
 when they believe ‖residual‖ ≤ tol ‖b‖ the true residual is computed from the new weight. Only that one ends the solve;
-otherwise the next round starts from it. Identity Hessian: ( Σ_i G̃_i ) Wᵀ = Σ_i G̃_i W_iᵀ, G_i = E[x xᵀ], solved directly.
+otherwise the next round starts from it. Identity Hessian: ( Σ_i G̃_i ) Wᵀ = Σ_i G̃_i W_iᵀ, G_i = E[x xᵀ], directly.
 Where Λ̃ is singular (α = 1), the solution closest to the start is the one returned.
 """
 
@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 from jaxtyping import Float
@@ -26,9 +27,9 @@ log = logging.getLogger(__name__)
 class RouterSolution:
     """A solved router.
 
-    weight: float32 (float64 if the features are); residual: the true ‖b − Λ̃ W‖ / ‖b‖; residuals: one an iteration, from the start
-    (as conjugate gradients see it; true at the start of every round); reason: why it ended; seconds: wall time in all,
-    setup_seconds: of them, statistics and preconditioner.
+    weight: float32 (float64 if the features are); residual: the true ‖b − Λ̃ W‖ / ‖b‖; residuals: one an iteration, from
+    the start (as conjugate gradients see it; true at the end of every round); reason: why it ended; seconds: wall time
+    in all, setup_seconds: of them, statistics and preconditioner.
     """
 
     weight: Float[Tensor, "experts hidden"]
@@ -62,9 +63,14 @@ def solve_router(
     Args:
         features: a domain's router inputs, in the dtype the model computes in.
         routers: a domain's source router each.
-        alpha, beta, hessian: the precision matrix; `beta` not None selects the β variant.
+        alpha: off-diagonals are damped, α Λ + (1 − α) diag Λ.
+        beta: if given, the diagonal is amplified instead, Λ + β diag Λ.
+        hessian: the curvature: full, diagonal or identity.
+        activation: what turns router logits into probabilities.
         init: the start, by default the mean of the source routers.
         tol: on ‖b − Λ̃ W‖ / ‖b‖.
+        max_iter: iterations at most.
+        preconditioner: see harc.preconditioner.
         dtype: the working precision, by default float64 for small problems and float32 for others.
         reduce: sums a tensor over data-parallel processes, each holding a part of every domain's tokens.
 
@@ -72,6 +78,7 @@ def solve_router(
         ValueError: shapes that do not fit, no tokens, NaN or Inf, an unknown option.
     """
     began = time.perf_counter()
+    check_options(alpha, beta, hessian, preconditioner)
     check_inputs(features, routers)
     start = torch.stack([router.double() for router in routers]).mean(0) if init is None else init.double()
     if start.shape != routers[0].shape or not torch.isfinite(start).all():
@@ -79,7 +86,7 @@ def solve_router(
     if hessian == "identity":
         work = dtype or working_dtype(features, routers)
         solution = _solve_identity(features, routers, start, alpha, beta, work, reduce)
-    elif hessian in ("full", "diagonal"):
+    else:
         operator = PrecisionOperator(
             features,
             routers,
@@ -92,12 +99,25 @@ def solve_router(
         )
         approximate = make_preconditioner(operator, preconditioner)
         solution = solve(operator, start, approximate, tol=tol, max_iter=max_iter, began=began)
-    else:
-        raise ValueError(f"hessian {hessian!r}: expected full, diagonal or identity")
     wide = features[0].dtype == torch.float64
     solution.weight = solution.weight.to(features[0].device, torch.float64 if wide else torch.float32)
     solution.seconds = time.perf_counter() - began
     return solution
+
+
+def check_options(alpha: float, beta: float | None, hessian: str, preconditioner: str) -> None:
+    """Holds the settings of a solve against what there is.
+
+    Raises:
+        ValueError: α or β out of range, an unknown Hessian or preconditioner.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must lie between 0 and 1, found {alpha}")
+    if beta is not None and not 0 <= beta < float("inf"):
+        raise ValueError(f"beta must not be negative, found {beta}")
+    for name, value, allowed in (("hessian", hessian, Hessian), ("preconditioner", preconditioner, PreconditionerName)):
+        if value not in get_args(allowed):
+            raise ValueError(f"{name} {value!r}: expected one of {', '.join(get_args(allowed))}")
 
 
 def solve(
@@ -190,8 +210,6 @@ def _solve_identity(
     dtype: torch.dtype,
     reduce: Reduce | None,
 ) -> RouterSolution:
-    if not 0 <= alpha <= 1 or (beta is not None and not beta >= 0):
-        raise ValueError(f"alpha must lie between 0 and 1 and beta not be negative, found {alpha} and {beta}")
     coupling, damping = (alpha, 1 - alpha) if beta is None else (1.0, beta)
     hidden = start.shape[1]
     matrix = torch.zeros(hidden, hidden, dtype=torch.float64, device=features[0].device)

@@ -1,0 +1,71 @@
+"""How far one routing is from another: routing KL, mismatched decisions, relative logit shift (METHOD section 9).
+
+All work on router logits of the same tokens and give one value a token; a layer's figure is the mean over its tokens.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from harc.operator import token_blocks
+from harc.routers import Activation
+
+
+def routing_kl(
+    source: Float[Tensor, "tokens experts"], merged: Float[Tensor, "tokens experts"], activation: Activation = "softmax"
+) -> Float[Tensor, "tokens"]:
+    """KL(p_source ‖ p_merged) in nats from router logits; for sigmoid routers summed over independent experts."""
+    source, merged = _wide(source), _wide(merged)
+    if activation == "softmax":
+        log_p, log_q = source.log_softmax(-1), merged.log_softmax(-1)
+        return (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)
+    p = source.sigmoid()
+    on = p * (F.logsigmoid(source) - F.logsigmoid(merged))
+    off = (1 - p) * (F.logsigmoid(-source) - F.logsigmoid(-merged))
+    return (on + off).sum(-1).clamp(min=0)
+
+
+def mismatch(
+    source: Float[Tensor, "tokens experts"], merged: Float[Tensor, "tokens experts"], top_k: int
+) -> Bool[Tensor, "tokens"]:
+    """Whether the sets of the `top_k` largest logits differ at all.
+
+    Raises:
+        ValueError: `top_k` is not between 1 and the number of experts.
+    """
+    if not 1 <= top_k <= source.shape[-1]:
+        raise ValueError(f"top_k is {top_k}, with {source.shape[-1]} experts")
+    return differ(source.topk(top_k, dim=-1).indices, merged.topk(top_k, dim=-1).indices)
+
+
+def differ(source: Tensor, merged: Tensor) -> Bool[Tensor, "tokens"]:
+    """Whether two (tokens, top_k) choices of experts differ as sets."""
+    return (source.sort(dim=-1).values != merged.sort(dim=-1).values).any(-1)
+
+
+def logit_shift(
+    source: Float[Tensor, "tokens experts"], merged: Float[Tensor, "tokens experts"]
+) -> Float[Tensor, "tokens"]:
+    """The relative logit shift ‖z_merged − z_source‖ / ‖z_source‖."""
+    source, merged = _wide(source), _wide(merged)
+    return (merged - source).norm(dim=-1) / source.norm(dim=-1).clamp(min=torch.finfo(source.dtype).tiny)
+
+
+def kl_on_features(
+    features: Float[Tensor, "tokens hidden"],
+    source: Float[Tensor, "experts hidden"],
+    merged: Float[Tensor, "experts hidden"],
+    activation: Activation = "softmax",
+) -> float:
+    """The mean routing KL of two router weights on the same inputs, a block of tokens at a time; NaN without tokens."""
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    source, merged = source.to(features.device, dtype), merged.to(features.device, dtype)
+    total = sum(
+        float(routing_kl(x @ source.T, x @ merged.T, activation).double().sum()) for x in token_blocks(features, dtype)
+    )
+    return total / len(features) if len(features) else float("nan")
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
