@@ -1,4 +1,4 @@
-"""DARE: drop entries of the task vectors at random, rescale the rest, then merge them, by TIES's sign election or a sum.
+"""DARE: drop entries of the task vectors at random, rescale the rest, merge by TIES's sign election or a plain sum.
 
 Yu et al. 2024, https://arxiv.org/abs/2311.03099.
 """

@@ -39,10 +39,8 @@ def della(
     return base + scale * merge_agreeing(task_vectors, weights, normalize=normalize)
 
 
-def keep_probability(
-    task_vector: Float[Tensor, "*shape"], density: float, epsilon: float
-) -> Float[Tensor, "*shape"]:
-    """density − epsilon for the smallest magnitude of a row to density + epsilon for the largest, linear in the rank."""
+def keep_probability(task_vector: Float[Tensor, "*shape"], density: float, epsilon: float) -> Float[Tensor, "*shape"]:
+    """From density − epsilon for the smallest magnitude of a row to density + epsilon for the largest, by rank."""
     rows = task_vector.abs().reshape(-1, task_vector.shape[-1]) if task_vector.dim() > 0 else task_vector.reshape(1, 1)
     if rows.shape[1] == 1:
         return torch.full_like(task_vector, density)

@@ -70,7 +70,7 @@ class GramCollector:
             chosen = torch.where(self.mask[:, None], chosen, -1)
             first = "gate_up_proj" if getattr(module, "has_gate", True) else "up_proj"
             inputs, activations = [], []
-            for expert in range(len(module.down_proj)):
+            for expert in range(len(module.get_parameter("down_proj"))):
                 rows = hidden[(chosen == expert).any(dim=-1)]
                 inner = _activations(module, first, expert, rows)
                 inputs.append(rows.float().mT @ rows.float())
@@ -93,7 +93,7 @@ class GramCollector:
             self.grams[name] = gram.clone()
 
 
-def _activations(module: nn.Module, first: str, expert: int, rows: Tensor) -> Tensor:
+def _activations(module: Any, first: str, expert: int, rows: Tensor) -> Tensor:
     weight = module.get_parameter(first)[expert]
     bias = module.get_parameter(f"{first}_bias")[expert] if getattr(module, "has_bias", False) else None
     projected = functional.linear(rows, weight.mT if getattr(module, "is_transposed", False) else weight, bias)

@@ -1,6 +1,6 @@
 """One layer of a model in memory at a time: what Fisher and RegMean run their sources with.
 
-The model is built without weights; a layer's are read from the checkpoint when it is entered and dropped when it is left.
+The model is built without weights; a layer's are read from the checkpoint when it is entered and dropped after it.
 Published tensors become the model's own parameters (fused experts among them) and back by transformers' own conversion
 mapping, so no architecture is named here. A layer is run by the model's own forward with every other layer passing its
 input through, so that masks, positions and layer types are the model's affair.
@@ -30,8 +30,9 @@ from harc.checkpoint import Checkpoint, CheckpointError
 class LayerwiseModel:
     """A causal language model whose layers are read one at a time.
 
-    `keys[index]` are the published names of layer `index`'s tensors, `outer_keys` those of the rest (embeddings, last norm,
-    head), which are read on construction and stay.
+    keys[index]: published names of layer `index`'s tensors; outer_keys: of the rest (embeddings, last norm, head),
+    which are read on construction and stay; unused_keys: of what the model class makes no use of. prefix: what the names of
+    layers' parameters start with, before the index.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> None:
@@ -41,14 +42,16 @@ class LayerwiseModel:
             self.model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False)
         self.decoder = self.model.get_decoder()
         self.layers: nn.ModuleList = self.decoder.layers
-        self._prefix = next(name for name, module in self.model.named_modules() if module is self.layers) + "."
+        self.prefix = next(name for name, module in self.model.named_modules() if module is self.layers) + "."
         self._restore_buffers()
         self._find_keys()
         self._set(self.read(None))
         head, embeddings = self.model.get_output_embeddings(), self.model.get_input_embeddings()
         if head is not None and head.weight.is_meta and config.tie_word_embeddings:
             head.weight = embeddings.weight
-        waiting = [name for name, tensor in self.model.state_dict().items() if tensor.is_meta and self._layer(name) is None]
+        waiting = [
+            name for name, tensor in self.model.state_dict().items() if tensor.is_meta and self._layer(name) is None
+        ]
         if waiting:
             raise CheckpointError(f"{checkpoint.source}: no tensor for the model's {waiting[0]}")
         self._active: int | None = None
@@ -145,7 +148,7 @@ class LayerwiseModel:
         return run
 
     def _layer(self, name: str) -> int | None:
-        number = name.removeprefix(self._prefix).split(".")[0] if name.startswith(self._prefix) else ""
+        number = name.removeprefix(self.prefix).split(".")[0] if name.startswith(self.prefix) else ""
         return int(number) if number.isdigit() else None
 
     def _find_keys(self) -> None:

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from harc.merge.average import average
+
 _RIDGE = 1e-6
 
 
@@ -37,8 +39,8 @@ def regmean(
     """The merged weight of one linear layer from its sources' weights and Gram matrices."""
     damped = [weight * damp(gram, damping) for gram, weight in zip(grams, weights, strict=True)]
     products = [source @ gram for source, gram in zip(sources, damped, strict=True)]
-    mean = sum(weight * source for source, weight in zip(sources, weights, strict=True)) / sum(weights)
-    return solve_normal_equations(sum(damped), sum(products), mean, ridge=ridge)
+    mean = average(None, sources, weights)
+    return solve_normal_equations(torch.stack(damped).sum(0), torch.stack(products).sum(0), mean, ridge=ridge)
 
 
 def solve_normal_equations(

@@ -1,4 +1,4 @@
-"""Every merging method's settings, with the published values (METHOD section 6) as defaults: the only place they stand."""
+"""Every merging method's settings, with the published values (METHOD section 6) as defaults; they stand only here."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -93,8 +93,8 @@ class DareSettings(MergeSettings):
 class DellaSettings(MergeSettings):
     """DELLA.
 
-    density: mean probability that an entry is kept; epsilon: the smallest entry of a row is kept with density − epsilon,
-    the largest with density + epsilon. The rest as for TIES.
+    density: mean probability that an entry is kept; epsilon: a row's smallest entry is kept with density − epsilon, its
+    largest with density + epsilon. The rest as for TIES.
     """
 
     published_weights: ClassVar[tuple[float, ...]] = (0.6, 0.4)

@@ -2,7 +2,7 @@
 
     min over τ_m   Σ_i ‖(τ_m − τ_i) τ_iᵀ‖² / ‖τ_i‖²,    Adam from τ_m = Σ_i τ_i
 
-The gradient is 2 (τ_m A − B) with A = Σ_i τ_iᵀ τ_i / ‖τ_i‖² and B = Σ_i τ_i τ_iᵀ τ_i / ‖τ_i‖², both computed once: a step
+The gradient is 2 (τ_m A − B), A = Σ_i τ_iᵀ τ_i / ‖τ_i‖², B = Σ_i τ_i τ_iᵀ τ_i / ‖τ_i‖², both computed once: a step
 costs one product. Where the layer has fewer rows than half its columns over the models (a router), the product is taken
 through the rows instead: τ_m A = (τ_m Rᵀ) R, R the stacked τ_i / ‖τ_i‖.
 
@@ -66,6 +66,7 @@ class Gradient:
         self.factors = [2 * stacked.mT, stacked] if 2 * models * rows < columns else [2 * stacked.mT @ stacked]
 
     def __call__(self, merged: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch rows columns"]:
+        """2 (τ_m A − B)."""
         product = merged
         for factor in self.factors:
             product = product @ factor

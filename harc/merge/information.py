@@ -1,0 +1,186 @@
+"""Diagonal Fisher information of a source on its data, one layer at a time.
+
+A chunk of sequences goes up through the layers, keeping each layer's inputs, and back down: a layer's weights are in
+memory only while it runs, its squared gradients only until they are added to a file.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from harc.merge.layerwise import LayerwiseModel
+from harc.merge.settings import FisherSettings
+from harc.tokens import TokenSequence
+
+
+class FisherStore:
+    """Sums of squared scores by parameter name, in float32, in memory-mapped files; `tokens` is what they divide by."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._folder = folder
+        self._sums: dict[str, Tensor] = {}
+        self.tokens = 0
+
+    def add(self, name: str, values: Tensor) -> None:
+        """Adds squared scores to a parameter's sum."""
+        if name not in self._sums:
+            file = self._folder / f"{len(self._sums)}.f32"
+            with file.open("wb") as stream:
+                stream.truncate(max(4 * values.numel(), 1))
+            mapped = torch.from_file(str(file), shared=True, size=values.numel(), dtype=torch.float32)
+            self._sums[name] = mapped.view(values.shape)
+        self._sums[name] += values.to("cpu", torch.float32)
+
+    def get(self, name: str) -> Tensor | None:
+        """The Fisher information of a parameter; None for one that got none."""
+        return self._sums[name] / max(self.tokens, 1) if name in self._sums else None
+
+    def norm(self) -> float:
+        """Frobenius norm of the information over the whole model."""
+        squares = sum(float(torch.linalg.vector_norm(values)) ** 2 for values in self._sums.values())
+        return squares**0.5 / max(self.tokens, 1)
+
+
+def add_fisher_information(
+    model: LayerwiseModel,
+    data: Sequence[TokenSequence],
+    settings: FisherSettings,
+    store: FisherStore,
+    generator: torch.Generator,
+) -> Iterator[float]:
+    """Fills `store`; yields the share of the work done, a step a layer."""
+    answered = [sequence for sequence in data if len(sequence) > max(sequence.response_start, 1)]
+    width = model.model.get_input_embeddings().weight.shape[1]
+    per_token = (len(model) + 2) * width * model.dtype.itemsize
+    chunks = list(_chunks(answered, int(settings.activation_gb * 1e9 / per_token)))
+    steps = 2 * len(model) + 2
+    for number, chunk in enumerate(chunks):
+        pass_ = _Pass(model, chunk, store)
+        for step, _ in enumerate(pass_.run(settings.labels, generator), start=1):
+            yield (number + step / steps) / len(chunks)
+    store.tokens += sum(len(sequence) - max(sequence.response_start, 1) for sequence in answered)
+
+
+class _Pass:
+    """One chunk of sequences up and down the model."""
+
+    def __init__(self, model: LayerwiseModel, sequences: Sequence[TokenSequence], store: FisherStore) -> None:
+        self.model, self.sequences, self.store = model, sequences, store
+        self.ids = [sequence.ids[None] for sequence in sequences]
+        self.masks = [torch.ones_like(ids) for ids in self.ids]
+        embeddings, head = model.model.get_input_embeddings(), model.model.get_output_embeddings()
+        self.tied = embeddings.weight if head is not None and head.weight is embeddings.weight else None
+        self.head_rows: list[Tensor] = []  # of tied embeddings: the head's part of the rows the text uses
+
+    def run(self, labels: str, generator: torch.Generator) -> Iterator[None]:
+        model = self.model
+        with torch.no_grad():
+            inputs = [[model.embed(i, m).cpu() for i, m in zip(self.ids, self.masks, strict=True)]]
+            yield
+            for index in range(len(model)):
+                with model.loaded(index):
+                    each = zip(self.ids, self.masks, inputs[-1], strict=True)
+                    inputs.append([model.layer(index, i, m, x.to(model.device)).cpu() for i, m, x in each])
+                yield
+        slopes = self._head(inputs.pop(), labels, generator)
+        for index in reversed(range(len(model))):
+            slopes = self._layer(index, inputs.pop(), slopes)
+            yield
+        self._embeddings(slopes)
+        yield
+
+    def _head(self, inputs: list[Tensor], labels: str, generator: torch.Generator) -> list[Tensor]:
+        parameters = self.model.outer_parameters()
+        slopes = []
+        with torch.enable_grad(), _Scores(parameters, self.store) as scores:
+            for sequence, ids, mask, x in zip(self.sequences, self.ids, self.masks, inputs, strict=True):
+                x = x.to(self.model.device).requires_grad_()
+                start = max(sequence.response_start, 1)
+                logits = self.model.logits(ids, mask, x)[0, start - 1 : -1].float()
+                targets = ids[0, start:].to(logits.device)
+                if labels == "sampled":
+                    drawn = torch.multinomial(logits.detach().softmax(dim=-1).cpu(), 1, generator=generator)
+                    targets = drawn[:, 0].to(logits.device)
+                nn.functional.cross_entropy(logits, targets, reduction="sum").backward()
+                if self.tied is not None:
+                    used = ids[0].unique().to(logits.device)
+                    gradient = _gradient(self.tied)
+                    self.head_rows.append(gradient[used].cpu())
+                    gradient[used] = 0
+                scores.square()
+                slopes.append(_gradient(x).cpu())
+        return slopes
+
+    def _layer(self, index: int, inputs: list[Tensor], slopes: list[Tensor]) -> list[Tensor]:
+        model, below = self.model, []
+        with model.loaded(index), torch.enable_grad():
+            prefix = f"{model.prefix}{index}."
+            parameters = {prefix + name: value for name, value in model.layers[index].named_parameters()}
+            with _Scores(parameters, self.store) as scores:
+                for ids, mask, x, slope in zip(self.ids, self.masks, inputs, slopes, strict=True):
+                    x = x.to(model.device).requires_grad_()
+                    model.layer(index, ids, mask, x).backward(slope.to(model.device))
+                    scores.square()
+                    below.append(_gradient(x).cpu())
+        return below
+
+    def _embeddings(self, slopes: list[Tensor]) -> None:
+        with torch.enable_grad(), _Scores(self.model.outer_parameters(), self.store) as scores:
+            for number, (ids, mask, slope) in enumerate(zip(self.ids, self.masks, slopes, strict=True)):
+                self.model.embed(ids, mask).backward(slope.to(self.model.device))
+                if self.tied is not None:
+                    used = ids[0].unique().to(self.tied.device)
+                    _gradient(self.tied)[used] += self.head_rows[number].to(self.tied.device)
+                scores.square()
+
+
+class _Scores:
+    """Squares the gradients of some parameters after each sequence; hands the sums to the store at the end."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter], store: FisherStore) -> None:
+        self.parameters = {name: value for name, value in parameters.items() if value.is_floating_point()}
+        self.store = store
+        self.sums: dict[str, Tensor] = {}
+
+    def __enter__(self) -> "_Scores":
+        for value in self.parameters.values():
+            value.requires_grad_(True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for name, value in self.parameters.items():
+            value.requires_grad_(False).grad = None
+            if kind is None and name in self.sums:
+                self.store.add(name, self.sums[name])
+
+    def square(self) -> None:
+        for name, value in self.parameters.items():
+            if value.grad is None:
+                continue
+            gradient = value.grad.float()
+            if name not in self.sums:
+                self.sums[name] = torch.zeros_like(gradient)
+            self.sums[name].addcmul_(gradient, gradient)
+            value.grad = None
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    if tensor.grad is None:
+        raise RuntimeError("no gradient reached a tensor that the loss depends on")
+    return tensor.grad
+
+
+def _chunks(sequences: Sequence[TokenSequence], tokens: int) -> Iterator[list[TokenSequence]]:
+    chunk: list[TokenSequence] = []
+    size = 0
+    for sequence in sequences:
+        if chunk and size + len(sequence) > tokens:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(sequence)
+        size += len(sequence)
+    if chunk:
+        yield chunk
