@@ -58,12 +58,25 @@ class ArchitectureConfig:
 
 @dataclass
 class WorldConfig:
-    """The procedural tiny world: seed, vocabulary, and problems a benchmark or training problems a task."""
+    """What the procedural tiny world holds.
+
+    seed: of every choice; another seed is another world of the same kind.
+    vocabulary: tokens of the tokenizer.
+    max_length: longest sequence of the model, in tokens.
+    pretrain: records of the pre-training mixture, half math, half code.
+    drills: share of them that is short exercises (arithmetic facts, single operations) instead of whole problems.
+    finetune: training records a domain.
+    calibration, heldout: records a domain.
+    validation, test: problems a benchmark.
+    """
 
     seed: int = 0
-    vocabulary: int = 1024
-    train: int = 20000
-    calibration: int = 600
+    vocabulary: int = 768
+    max_length: int = 320
+    pretrain: int = 40000
+    drills: float = 0.3
+    finetune: int = 12000
+    calibration: int = 500
     heldout: int = 200
     validation: int = 100
     test: int = 200

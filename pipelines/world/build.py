@@ -1,0 +1,124 @@
+"""The `world` stage: tokenizer, training sets, calibration and held-out text, validation and test problems.
+
+Nothing is downloaded: everything follows from the config. Which split a problem belongs to follows from the problem
+itself (see `problems.split_of`), so training, calibration, held-out, validation and test problems are disjoint.
+"""
+
+import json
+import random
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import WorldConfig
+from pipelines.world.drills import arithmetic_drill, code_drill
+from pipelines.world.functions import sample_completion, sample_from_sentence
+from pipelines.world.problems import Problem, Sampler, draw
+from pipelines.world.symbolic import sample_symbolic_problem
+from pipelines.world.tokenizer import train_tokenizer
+from pipelines.world.words import sample_word_problem
+
+DOMAINS: dict[str, dict[str, Sampler]] = {
+    "math": {"tiny_gsm8k": sample_word_problem, "tiny_math500": sample_symbolic_problem},
+    "code": {"tiny_humaneval_plus": sample_completion, "tiny_mbpp_plus": sample_from_sentence},
+}
+
+# EvalPlus knows these prefixes only, and treats the inputs of MBPP's own numbers (below 1000) in special ways.
+TASK_IDS = {"tiny_humaneval_plus": ("HumanEval", 0), "tiny_mbpp_plus": ("Mbpp", 1000)}
+
+
+def build_world(config: WorldConfig, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    """Writes the world to `out` and returns the counts of what it wrote.
+
+    config: what to make.
+    inputs: none; every stage function has it.
+    out: an existing or new directory.
+
+    Raises:
+        ValueError: more different problems asked for than a generator has.
+    """
+    counts: dict[str, Any] = {}
+    training = _training(config)
+    for name, records in training.items():
+        counts[f"train/{name}"] = _write(out / "train" / f"{name}.jsonl", records)
+    for domain, samplers in DOMAINS.items():
+        for split in ("calibration", "heldout"):
+            wanted = getattr(config, split)
+            shares = [wanted // 2, wanted - wanted // 2]
+            records = []
+            for (task, sampler), share in zip(samplers.items(), shares, strict=True):
+                problems = draw(sampler, split, share, seed=config.seed, stream=task, unique=True)
+                records += [
+                    record(problem, f"{split}-{i}", _item_or_none(problem, i)) for i, problem in enumerate(problems)
+                ]
+            random.Random(f"{config.seed}|{split}|{domain}").shuffle(records)
+            counts[f"{split}/{domain}"] = _write(out / split / f"{domain}.jsonl", records)
+        for task, sampler in samplers.items():
+            for folder, split in (("tasks", "test"), ("validation", "validation")):
+                wanted = getattr(config, split)
+                problems = draw(sampler, split, wanted, seed=config.seed, stream=task, unique=True)
+                items = [benchmark_item(problem, i) for i, problem in enumerate(problems)]
+                counts[f"{folder}/{task}"] = _write(out / folder / f"{task}.jsonl", items)
+    texts = (text for records in training.values() for each in records for text in (each["prompt"], each["response"]))
+    tokenizer = train_tokenizer(texts, config.vocabulary, config.max_length)
+    tokenizer.save_pretrained(out / "tokenizer")
+    counts["vocab_size"] = len(tokenizer)
+    return counts
+
+
+def _training(config: WorldConfig) -> dict[str, list[dict[str, Any]]]:
+    training: dict[str, list[dict[str, Any]]] = {}
+    for domain, samplers in DOMAINS.items():
+        training[domain] = _problems(config, f"finetune-{domain}", samplers, config.finetune)
+    drilled = round(config.pretrain * config.drills / 2)
+    mixture = []
+    for domain, drill in (("math", arithmetic_drill), ("code", code_drill)):
+        mixture += _problems(config, f"pretrain-{domain}", DOMAINS[domain], config.pretrain // 2 - drilled)
+        rng = random.Random(f"{config.seed}|drills|{domain}")
+        mixture += [
+            {"id": f"drill-{domain}-{i}", **drill(rng), "task": "", "answer": None, "problem": None}
+            for i in range(drilled)
+        ]
+    random.Random(f"{config.seed}|pretrain").shuffle(mixture)
+    return {"pretrain": mixture, **training}
+
+
+def _problems(config: WorldConfig, stream: str, samplers: Mapping[str, Sampler], count: int) -> list[dict[str, Any]]:
+    records = []
+    for task, sampler in samplers.items():
+        problems = draw(sampler, "train", count // 2, seed=config.seed, stream=f"{stream}|{task}", unique=False)
+        records += [record(problem, f"{stream}-{i}") for i, problem in enumerate(problems)]
+    random.Random(f"{config.seed}|{stream}").shuffle(records)
+    return records
+
+
+def record(problem: Problem, name: str, item: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Gives a problem as a record; `item` is what judges a response to a code problem."""
+    return {
+        "id": f"{problem.task}-{name}",
+        "prompt": problem.prompt,
+        "response": problem.response,
+        "task": problem.task,
+        "answer": problem.answer,
+        "problem": item,
+        "signature": problem.signature,
+    }
+
+
+def _item_or_none(problem: Problem, position: int) -> dict[str, Any] | None:
+    return benchmark_item(problem, position) if problem.task in TASK_IDS else None
+
+
+def benchmark_item(problem: Problem, position: int) -> dict[str, Any]:
+    """Gives a problem as a line of its benchmark's file."""
+    if problem.task not in TASK_IDS:
+        return {**problem.item, "signature": problem.signature}
+    prefix, first = TASK_IDS[problem.task]
+    return {"task_id": f"{prefix}/{first + position}", **problem.item, "signature": problem.signature}
+
+
+def _write(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(each, ensure_ascii=False) for each in records]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return len(lines)
