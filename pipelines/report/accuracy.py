@@ -22,7 +22,7 @@ REFERENCES = ("individual", "base")
 KEYS = [Column("method", "Method", kind="key"), Column("harc", "HARC", kind="key")]
 MEASURES = [
     Column("routing_kl", "Routing KL", "KL", unit="nats", kind="measure", significant=3),
-    Column("mismatch", "Mismatched decisions", "Mism.", unit="%", kind="measure", digits=2),
+    Column("mismatch", "Decisions mismatched", "Mism.", unit="%", kind="measure", digits=2),
     Column("runtime_s", "Merge + calibrate", "Time", unit="s", kind="measure", digits=1),
     Column("peak_memory_gb", "Peak memory", "Mem.", unit="GB", kind="measure", digits=2),
 ]
@@ -103,10 +103,10 @@ def _column(name: str, layout: Layout, cells: Sequence[dict[str, Any]]) -> Colum
     if name.endswith("_avg"):
         domain = name.removesuffix("_avg")
         label, short = f"{domain.capitalize()} avg", domain.capitalize()
-        note = f"mean of {len(layout.domains[domain])}"
+        note = "mean"
     else:
         label, short = _LABELS.get(name, (name, name))
-        note = measured[0] if measured else f"mean of {len(layout.domains)} domains" if name == "overall" else ""
+        note = measured[0] if measured else "mean" if name == "overall" else ""
     return Column(name, label, short, note=note, unit="%", best="max")
 
 

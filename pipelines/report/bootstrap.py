@@ -2,7 +2,7 @@
 
 A row's accuracy on a benchmark is the mean over problems of the share of samples that are right. A resample draws
 each benchmark's problems anew with replacement; every row of the table sees the same draws, so that the difference of
-two rows' resamples is the paired bootstrap of their gain, for one benchmark, a domain's mean and the overall mean alike.
+two rows' resamples is the paired bootstrap of their gain, for a benchmark, a domain's mean and the overall mean alike.
 """
 
 import zlib

@@ -64,7 +64,9 @@ def build_report(
     folder = Path(out_root) / "reports" / f"{experiment.name}-{scale}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     drawn = {picture.name: draw_svg(picture) for picture in content.pictures}
-    page = Page(experiment.name, title, title.removesuffix(f" (scale: {scale})"), scale, content, cells, Path(out_root), drawn)
+    page = Page(
+        experiment.name, title, title.removesuffix(f" (scale: {scale})"), scale, content, cells, Path(out_root), drawn
+    )
     files: dict[str, str | bytes] = {
         "table.csv": to_csv(content.table),
         "table.md": to_markdown(content.table, title, _markdown_notes(content.findings, content.notes)),

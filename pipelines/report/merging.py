@@ -74,10 +74,10 @@ def accuracy_picture(table: Table, scale: str) -> Picture:
     bound = next((row for row in table.rows if row.reference and point(row)), None)
     line = (bound.key[0], *point(bound)) if bound else None  # type: ignore[misc]
     caption = (
-        "Overall accuracy as merged (hollow) and with HARC (filled); bars are 95 % bootstrap intervals over problems. "
+        "As merged (hollow) and with HARC (filled); bars are 95 % bootstrap intervals over problems. "
         "At the right the gain; bold with an asterisk where its paired 95 % interval excludes zero."
     )
-    return pairs_plot("figure", pairs, title="Overall accuracy without and with HARC", caption=caption,
+    return pairs_plot("figure", pairs, title="Overall accuracy", caption=caption,
                       axis="Overall accuracy (%)", scale=scale, reference=line)  # fmt: skip
 
 
@@ -154,8 +154,8 @@ def _routing(table: Table) -> Finding:
     total = len(methods(table))
     verdict = FAILS if fallen < len(both) else OPEN if len(both) < total else HOLDS
     change = sum(100 * (after / before - 1) for before, after in both if before) / len(both) if both else 0.0
-    return Finding("HARC lowers routing KL.", "Holds if, for every method, the mean over layers and domains on held-out "
-                   "text is lower with HARC than without.", verdict,
+    return Finding("HARC lowers routing KL.", "Holds if, for every method, the mean over layers and domains on "
+                   "held-out text is lower with HARC than without.", verdict,
                    f"It is lower for {fallen} of {total} methods; mean change {signed(change, 1)} %.")  # fmt: skip
 
 
@@ -200,7 +200,7 @@ def notes(sweep: Sweep, table: Table) -> list[str]:
         out.append(f"Accuracy in per cent: mean over problems of the share of {samples} samples that are right. "
                    f"Problems: {problems}.")  # fmt: skip
         out.append("± is half a 95 % bootstrap interval over problems, resampled within each benchmark; a gain and its "
-                   "interval are paired over the same problems, and marked * only when the interval excludes zero.")  # fmt: skip
+                   "interval are paired over the same problems, and marked * only when it excludes zero.")  # fmt: skip
     if any("routing_kl" in row.values for row in table.rows):
         out.append("Routing KL (nats) and mismatched decisions (%) are measured on held-out text that was not used for "
                    "calibration, averaged over layers and domains. Time and memory are those of merging plus "

@@ -39,6 +39,8 @@ class Page:
 def render_page(page: Page) -> str:
     """The page as HTML."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    # A number and its unit stay on one line.
+    environment.filters["whole"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
     template = environment.from_string(_asset("report.html.jinja"))
     table = page.content.table
     common, overrides = _configuration(page.cells)
@@ -120,7 +122,11 @@ def _outside(row: Row, column: Column) -> str:
 def _configuration(cells: Sequence[dict[str, Any]]) -> tuple[str, list[tuple[str, str]]]:
     """The configuration that all cells share, as YAML, and each row's own overrides."""
     flat = [_flatten(cell.get("config") or {}) for cell in cells if cell["status"] != "excluded"]
-    shared = {key: value for key, value in flat[0].items() if all(one.get(key, ...) == value for one in flat)} if flat else {}
+    shared = (
+        {key: value for key, value in flat[0].items() if all(one.get(key, ...) == value for one in flat)}
+        if flat
+        else {}
+    )
     nested: dict[str, Any] = {}
     for key, value in shared.items():
         inside = nested

@@ -1,4 +1,4 @@
-"""The look of figures: one colour a method everywhere, one style file, PNG and SVG, and SVG that follows a page's theme.
+"""The look of figures: one colour a method everywhere, one style file, PNG, and SVG that follows a page's theme.
 
 Colours are Okabe and Ito's, told apart under every common colour blindness and dark enough for a light page as they are
 light enough for a dark one; what a colour says is always said by a label or a line style too.

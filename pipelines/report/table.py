@@ -64,7 +64,8 @@ class Gain:
 class Row:
     """One row. key: one text a key column. status: ok, failed, missing or excluded; why: the reason of a gap.
 
-    harc: the row is a calibrated one. baseline: key of the row that it is compared with. reference: a bound (Individual, base model), never the best of a column.
+    harc: the row is a calibrated one. baseline: key of the row that it is compared with.
+    reference: a bound (Individual, base model), never the best of a column.
     paper: the paper's value of a column, where the scale is the paper's. cell: the record it was made from.
     """
 

@@ -1,20 +1,19 @@
 """The table in the terminal at the end of a run, with where everything is. Fits 100 columns."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from pipelines.report.accuracy import accuracy_table, cells_layout
 from pipelines.report.registry import FAILS, HOLDS
 from pipelines.report.table import Row, Table, signed
 
 if TYPE_CHECKING:
     from pipelines.report.build import ReportResult
-
-_FIRST = ("report.html", "table.csv", "figure.png", "cells.jsonl")
 
 
 def print_report(result: "ReportResult", console: Console | None = None) -> None:
@@ -29,10 +28,14 @@ def print_report(result: "ReportResult", console: Console | None = None) -> None
     console.print()
     console.print(_grid(table, result.title))
     if any(gain.clear for row in table.rows for gain in row.gain.values()):
-        console.print("* gain whose paired 95 % interval excludes zero. Bold: best merged model of a column.", style="dim")
+        console.print(
+            "* gain whose paired 95 % interval excludes zero. Bold: best merged model of a column.", style="dim"
+        )
     for finding in result.findings:
         style = {HOLDS: "green", FAILS: "red"}.get(finding.verdict, "yellow")
-        console.print(Text.assemble(("• ", style), finding.claim, " ", (finding.verdict, f"bold {style}"), ": ", finding.detail))
+        console.print(
+            Text.assemble(("• ", style), finding.claim, " ", (finding.verdict, f"bold {style}"), ": ", finding.detail)
+        )
     for row in result.failed:
         console.print(Text.assemble(("✗ ", "bold red"), (row.name, "bold"), " ", (row.gap, "red")))
     console.print(Text.assemble("\nReport: ", (_short(result.path / "report.html"), "bold")), soft_wrap=True)
@@ -41,7 +44,10 @@ def print_report(result: "ReportResult", console: Console | None = None) -> None
 
 def _grid(table: Table, title: str) -> Grid:
     grid = Grid(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, padding=0, show_edge=False)
-    shown = [*table.accuracies, *(one for one in table.measures[:2] if any(one.name in row.values for row in table.rows))]
+    shown = [
+        *table.accuracies,
+        *(one for one in table.measures[:2] if any(one.name in row.values for row in table.rows)),
+    ]
     gains = any(table.main in row.gain for row in table.rows)
     for column in table.keys:
         grid.add_column(column.label, no_wrap=True)
@@ -53,12 +59,17 @@ def _grid(table: Table, title: str) -> Grid:
         grid.add_column(column.short or column.label, justify="right", no_wrap=True)
     best = {column.name: table.best(column) for column in shown}
     for i, row in enumerate(table.rows):
-        cells: list[Text | str] = [Text(text if text != "no" else "·", "" if row.harc else "dim" if j else "") for j, text in enumerate(row.key)]
+        cells: list[Text | str] = [
+            Text(text if text != "no" else "·", "" if row.harc else "dim" if j else "")
+            for j, text in enumerate(row.key)
+        ]
         if row.gap:
             cells.append(Text(row.status, "bold red" if row in table.failed else "yellow"))
             grid.add_row(*cells)
         else:
-            numbers = [Text(one.text(row.values.get(one.name), "·"), "bold" if i in best[one.name] else "") for one in shown]
+            numbers = [
+                Text(one.text(row.values.get(one.name), "·"), "bold" if i in best[one.name] else "") for one in shown
+            ]
             if gains:
                 numbers.insert(len(table.accuracies), _gain(row, table.main))
             grid.add_row(*cells, *numbers)
@@ -78,3 +89,27 @@ def _gain(row: Row, column: str) -> Text:
 def _short(path: Path) -> str:
     here = Path.cwd()
     return str(path.resolve().relative_to(here)) if path.resolve().is_relative_to(here) else str(path)
+
+
+def print_cell(cell: dict[str, Any], path: Path, console: Console | None = None) -> None:
+    """Prints one cell that ran alone: its row, and where its record is.
+
+    Args:
+        cell: its record.
+        path: the folder of this run.
+        console: where to; by default the terminal.
+    """
+    console = console or Console()
+    table = accuracy_table([cell], cells_layout([cell]))
+    console.print()
+    console.print(_grid(table, f"{table.rows[0].name} (scale: {cell['scale']})"))
+    if cell.get("runtime_s") is not None:
+        console.print(
+            f"Merge and calibration: {cell['runtime_s']:.1f} s, peak {cell['peak_memory_gb']:.2f} GB", style="dim"
+        )
+    for stage in cell.get("stages") or []:
+        if stage["stage"] in ("merge", "calibrate"):
+            console.print(
+                Text.assemble(f"{stage['stage'].capitalize()}: ", (_short(Path(stage["path"])), "bold")), soft_wrap=True
+            )
+    console.print(Text.assemble("Record: ", (_short(Path(path)), "bold")), soft_wrap=True)
