@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     set_seed,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from pipelines.config import FinetuneConfig, LaunchConfig, PretrainConfig, TrainConfig
 from pipelines.data import load_records
@@ -84,6 +85,7 @@ def _train(stage: str, config: Any, inputs: dict[str, Path], out: Path) -> dict[
     """The training itself, in this process or in each of the launched ones."""
     settings = _settings(config)
     set_seed(settings.seed)
+    disable_progress_bar()
     world = inputs.get("world")
     tokenizer, source = _tokenizer(config, inputs)
     records = load_records(config.data, world)
