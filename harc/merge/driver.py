@@ -152,7 +152,7 @@ def _merge_tensors(
         else:
             if method.random:
                 options["seed"] = _tensor_seed(seed, names[0])
-            stacked = [_stack(part, device) for part in tensors]
+            stacked = [_work(part, device, batch=method.kind == "batch") for part in tensors]
             base, parts = (stacked[0], stacked[1:]) if method.uses_base else (None, stacked)
             merged = method.function(base, parts, weights, **options)
             for name, tensor in zip(names, merged if method.kind == "batch" else [merged], strict=True):
@@ -239,9 +239,9 @@ def _check_data(method: Method, data: Sequence[Sequence[TokenSequence]] | None, 
             raise ValueError(f"merge method {method.name}: the data of {source} holds no {what}")
 
 
-def _stack(tensors: list[Tensor], device: torch.device) -> Tensor:
+def _work(tensors: list[Tensor], device: torch.device, *, batch: bool) -> Tensor:
     moved = [tensor.to(device, torch.float32) for tensor in tensors]
-    return torch.stack(moved) if len(moved) > 1 else moved[0]
+    return torch.stack(moved) if batch else moved[0]
 
 
 def _tensor_seed(seed: int, name: str) -> int:

@@ -31,8 +31,8 @@ class LayerwiseModel:
     """A causal language model whose layers are read one at a time.
 
     keys[index]: published names of layer `index`'s tensors; outer_keys: of the rest (embeddings, last norm, head),
-    which are read on construction and stay; unused_keys: of what the model class makes no use of. prefix: what the names of
-    layers' parameters start with, before the index.
+    which are read on construction and stay; unused_keys: of what the model class makes no use of.
+    prefix: what the names of layers' parameters start with, before the index.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> None:
