@@ -86,7 +86,8 @@ def _training(config: WorldConfig) -> dict[str, list[dict[str, Any]]]:
 def _problems(config: WorldConfig, stream: str, samplers: Mapping[str, Sampler], count: int) -> list[dict[str, Any]]:
     records = []
     for task, sampler in samplers.items():
-        problems = draw(sampler, "train", count // 2, seed=config.seed, stream=f"{stream}|{task}", unique=False)
+        share = count // 2 if task == next(iter(samplers)) else count - count // 2
+        problems = draw(sampler, "train", share, seed=config.seed, stream=f"{stream}|{task}", unique=False)
         records += [record(problem, f"{stream}-{i}") for i, problem in enumerate(problems)]
     random.Random(f"{config.seed}|{stream}").shuffle(records)
     return records

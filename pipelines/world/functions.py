@@ -184,6 +184,12 @@ def _problem(task: str, draft: _Draft, argument: str, prompt: str) -> Problem:
         "contract": f"\n    assert isinstance({argument}, {'int' if function.domain == 'n' else 'list'}), "
         '"invalid inputs" # $_CONTRACT_$\n',
     }
+    expected = list(zip(inputs[:BASE_INPUTS], draft.outputs[:BASE_INPUTS], strict=True))
+    if complete:
+        asserts = "".join(f"    assert candidate(*{given!r}) == {output!r}\n" for given, output in expected)
+        item["test"] = f"\n\ndef check(candidate):\n{asserts}\n"
+    else:
+        item["assertion"] = "\n" + "".join(f"assert {name}(*{given!r}) == {output!r}\n" for given, output in expected)
     turn = f"Complete this function:\n```python\n{prompt}```" if complete else prompt.strip()
     return Problem(task, function.signature, turn, f"{CODE_PREFIX}{source}\n```", item)
 
