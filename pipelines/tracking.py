@@ -91,7 +91,7 @@ def log_report(tracker: TrackerConfig, experiment: str, scale: str, path: str | 
         run.log_artifact(artifact)
         with (Path(path) / "table.csv").open(encoding="utf-8", newline="") as file:
             header, *rows = csv.reader(file)
-        run.log({"table": wandb.Table(columns=header, data=rows)})
+        run.log({"table": wandb.Table(columns=[*header], data=rows)})
 
     return _with_run(
         tracker,
@@ -191,7 +191,7 @@ def _with_run(tracker: TrackerConfig, write: Callable[[Any], None], *, what: str
 def _start(tracker: TrackerConfig, about: dict[str, Any]) -> Any:
     import wandb
 
-    mode = tracker.mode or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+    mode: Any = tracker.mode or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
     if mode == "online" and _offline_since:
         mode = "offline"
     directory = Path(tracker.directory).resolve()
@@ -201,7 +201,12 @@ def _start(tracker: TrackerConfig, about: dict[str, Any]) -> Any:
         console="off", quiet=True, silent=True, init_timeout=_INIT_SECONDS, x_disable_stats=True, x_disable_meta=True,
         x_save_requirements=False, disable_git=True, disable_code=True,
     )  # fmt: skip
-    options = {"project": tracker.project, "entity": tracker.entity, "dir": str(directory), "reinit": "create_new"}
+    options: dict[str, Any] = {
+        "project": tracker.project,
+        "entity": tracker.entity,
+        "dir": str(directory),
+        "reinit": "create_new",
+    }
     try:
         return wandb.init(**options, **about, mode=mode, settings=settings)
     except Exception as error:

@@ -43,7 +43,7 @@ class Layout:
 
     domains: dict[str, list[str]]
     rows: list[tuple[str, str]]
-    paper: dict[tuple[str, str], dict[str, float]]
+    paper: dict[tuple[str, ...], dict[str, float]]
 
     @property
     def columns(self) -> list[str]:
@@ -65,7 +65,9 @@ def paper_layout(name: str) -> Layout:
         else:
             tasks.append(column)
     keys = [(row["method"], row["harc"]) for row in rows]
-    numbers = {key: {name: float(row[name]) for name in header[2:]} for key, row in zip(keys, rows, strict=True)}
+    numbers: dict[tuple[str, ...], dict[str, float]] = {
+        key: {name: float(row[name]) for name in header[2:]} for key, row in zip(keys, rows, strict=True)
+    }
     return Layout(domains, keys, numbers)
 
 
@@ -92,7 +94,7 @@ def accuracy_table(cells: Sequence[dict[str, Any]], layout: Layout, *, paper: st
     columns = [_column(name, layout, cells) for name in layout.columns] if layout.domains else []
     rows = _rows(cells, layout)
     for row in rows:
-        row.paper = published.get(row.key[:2], {})  # type: ignore[call-overload]
+        row.paper = published.get(row.key, {})
     table = Table(KEYS, [*columns, *MEASURES], rows, paper=paper)
     _fill(table, layout)
     return table
@@ -119,19 +121,18 @@ def _rows(cells: Sequence[dict[str, Any]], layout: Layout) -> list[Row]:
             by_key.setdefault(key, []).append(cell)
     rows = []
     for (method, harc), group in by_key.items():
-        suffixes = _suffixes(group)
-        for cell, suffix in zip(group or [None], suffixes or [""], strict=True):
-            row = Row((method + suffix, harc), harc=harc == "yes", cell=cell)
-            if row.harc:
-                row.baseline = (method + suffix, "no") if suffix and len(by_key.get((method, "no"), [])) > 1 else None
-                row.baseline = row.baseline or (method, "no")
-            if cell is None:
-                row.why = "no cell of this sweep made it"
-                row.reference = method == "Individual"
-            else:
-                row.status, row.why = cell["status"], _one_line(cell.get("error"))
-                row.reference = cell.get("merge") in REFERENCES
-            rows.append(row)
+        baselines = len(by_key.get((method, "no"), []))
+        for cell, suffix in zip(group, _suffixes(group), strict=True):
+            baseline = (method + suffix if baselines > 1 else method, "no") if harc == "yes" else None
+            rows.append(
+                Row((method + suffix, harc), cell["status"], _one_line(cell.get("error")), harc == "yes", baseline)
+            )
+            rows[-1].reference = cell.get("merge") in REFERENCES
+            rows[-1].cell = cell
+        if not group:
+            baseline = (method, "no") if harc == "yes" else None
+            rows.append(Row((method, harc), "missing", "no cell of this sweep made it", harc == "yes", baseline))
+            rows[-1].reference = method == "Individual"
     return rows
 
 

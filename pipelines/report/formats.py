@@ -120,7 +120,7 @@ def to_latex(table: Table, title: str, label: str) -> str:
         "% Needs \\usepackage{booktabs,graphicx}.",
         "\\begin{table}[t]",
         "\\centering",
-        f"\\caption{{{_latex(title)}}}",
+        f"\\caption{{{_latex(title)}.{_LEGEND}}}",
         f"\\label{{tab:{label}}}",
         "\\resizebox{\\linewidth}{!}{%",
         f"\\begin{{tabular}}{{{'l' * len(table.keys)}{'r' * len(shown)}}}",
@@ -135,7 +135,7 @@ def to_latex(table: Table, title: str, label: str) -> str:
         before = row.key
         cells = [_latex(text) for text in row.key]
         if row.gap:
-            cells.append(f"\\multicolumn{{{len(shown)}}}{{l}}{{\\emph{{{_latex(row.gap)}}}}}")
+            cells.append(f"\\multicolumn{{{len(shown)}}}{{l}}{{\\emph{{{_latex(_short(row.gap))}}}}}")
         else:
             for column in shown:
                 text = column.text(row.values.get(column.name), "--")
@@ -148,11 +148,20 @@ def to_latex(table: Table, title: str, label: str) -> str:
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}}", "\\end{table}", ""])
 
 
+_LEGEND = (
+    " $\\pm$ is half a 95\\,\\% bootstrap interval over problems; $^{*}$ marks a difference from the same merge without"
+    " HARC whose paired interval excludes zero."
+)
 _LATEX = {
     "\\": "\\textbackslash{}", "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_", "{": "\\{", "}": "\\}",
-    "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "<": "\\textless{}", ">": "\\textgreater{}", "·": "--",
+    "|": "\\textbar{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "<": "\\textless{}",
+    ">": "\\textgreater{}", "·": "--",
     "±": "$\\pm$", "–": "--", "…": "\\dots{}", "’": "'",
 }  # fmt: skip
+
+
+def _short(text: str, length: int = 80) -> str:
+    return text if len(text) <= length else f"{text[: length - 1].rstrip()}…"
 
 
 def _latex(text: str) -> str:

@@ -183,7 +183,9 @@ def facts(table: Table) -> list[Fact]:
         if both:
             change = sum(100 * (after / before - 1) for before, after in both) / len(both)
             down = sum(after < before for before, after in both)
-            out.append(Fact(label, f"{signed(change, 1)} %", f"lower in {down} of {len(both)} methods"))
+            out.append(
+                Fact(label, f"{signed(change, 1)} %", f"relative change; lower in {down} of {len(both)} methods")
+            )
     return out
 
 

@@ -96,19 +96,21 @@ def _cell(row: Row, column: Column, best: bool) -> dict[str, Any]:
 
 
 def _forest(table: Table) -> dict[str, Any] | None:
-    """Gains in the main column as positions in per cent of a strip whose middle is zero."""
+    """Gains in the main column, and where they stand on a strip from 0 to 100 that has room for all and for zero."""
     gains = {row.key: row.gain[table.main] for row in table.rows if table.main in row.gain}
     if not gains:
         return None
-    reach = max(max(abs(gain.low), abs(gain.high), abs(gain.value)) for gain in gains.values()) or 1.0
+    left = min(0.0, *(gain.low for gain in gains.values()))
+    width = max(0.0, *(gain.high for gain in gains.values())) - left or 1.0
 
     def place(value: float) -> float:
-        return round(50 + 48 * value / reach, 2)
+        return round(3 + 94 * (value - left) / width, 2)
 
-    return {
+    strips = {
         key: {"gain": gain, "low": place(gain.low), "high": place(gain.high), "dot": place(gain.value)}
         for key, gain in gains.items()
     }
+    return {"zero": place(0.0), "strips": strips}
 
 
 def _outside(row: Row, column: Column) -> str:

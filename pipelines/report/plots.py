@@ -54,7 +54,7 @@ def pairs_plot(
         reference: name, value and half-width of a bound.
         mark_title: heading of the column of marks at the right.
     """
-    tips = {}
+    tips: dict[str, str] = {}
     with figure_style():
         canvas = new_canvas(3.5, 0.75 + 0.5 * max(len(pairs), 2))
         axes = canvas.add_subplot()
@@ -118,7 +118,7 @@ def layers_plot(
         scale: name of the scale, printed on the figure.
         columns: panels side by side.
     """
-    tips = {}
+    tips: dict[str, str] = {}
     columns = min(columns, max(len(curves), 1))
     rows = max(math.ceil(len(curves) / columns), 1)
     with figure_style():
