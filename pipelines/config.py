@@ -88,7 +88,7 @@ class TrainConfig:
 
     dtype: of the checkpoint that is written. Training is in float32 on a CPU, in bf16 autocast over float32 master
     weights on a GPU.
-    chat_template: for a base model whose tokenizer has none: a Jinja file, or the name of one in conf/chat_templates.
+    chat_template: a Jinja file, or the name of one in conf/chat_templates, instead of the tokenizer's own (null: that).
     attention: transformers' name of the attention kernel (null: its default).
     """
 

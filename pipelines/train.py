@@ -133,7 +133,7 @@ def _tokenizer(config: Any, inputs: dict[str, Path]) -> tuple[PreTrainedTokenize
             raise FileNotFoundError(f"{source}: no such base checkpoint")
     tokenizer = AutoTokenizer.from_pretrained(source)
     template = _settings(config).chat_template
-    if tokenizer.chat_template is None and template is not None:
+    if template is not None:
         tokenizer.chat_template = _read_template(template)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -60,13 +60,13 @@ def trainer_arguments(settings: TrainConfig, work: Path) -> SFTConfig:
 
 
 class RouterTrainer(SFTTrainer):
-    """SFTTrainer that stops at a non-finite loss, prints nothing of its own, and is quicker on a CPU."""
+    """SFTTrainer that stops at a non-finite loss, prints nothing, is quicker on a CPU and resumes experts too."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        self.add_callback(_CompleteMarker)
+        self.add_callback(_Checkpoints)
 
     def compute_loss(
         self,
@@ -94,6 +94,18 @@ class RouterTrainer(SFTTrainer):
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss / self.current_gradient_accumulation_steps
         return loss
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Loads the checkpoint's weights through from_pretrained.
+
+        Trainer hands the published layout, one expert a key, to load_state_dict, which drops every expert with a
+        warning: the experts would go on from the base model's.
+        """
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        loaded = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
+        self.model.load_state_dict(loaded.state_dict(), strict=True)
+
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
         if not math.isfinite(loss.item()):
@@ -104,8 +116,18 @@ class RouterTrainer(SFTTrainer):
         return loss
 
 
-class _CompleteMarker(TrainerCallback):
-    """Marks a checkpoint once everything of it is written: a killed process may leave half of one."""
+class _Checkpoints(TrainerCallback):
+    """Marks a checkpoint once everything of it is written, since a killed process may leave half of one.
+
+    None is written at the last step: the finished model follows at once, and a Trainer that resumes there would train
+    one step too many.
+    """
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_save = False
+
+    on_epoch_end = on_step_end
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         PartialState().wait_for_everyone()

@@ -17,7 +17,7 @@ from pipelines.config import LaunchConfig, TrainConfig
 from pipelines.data.tokens import IGNORED, tokenize
 from pipelines.launch import read_job, split_batch, write_job
 from pipelines.train import _read_template, finetune, pretrain
-from pipelines.trainer import RouterTrainer, complete_checkpoint, trainer_arguments
+from pipelines.trainer import Progress, RouterTrainer, complete_checkpoint, trainer_arguments
 from tests.pipelines.small_world import finetuning, make_tokenizer, make_world, pretraining, sums
 
 
@@ -281,17 +281,34 @@ def test_a_killed_training_ends_as_an_unbroken_one(base, world, tmp_path):
         torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.slow
-def test_a_training_killed_after_its_last_step_only_saves(base, world, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.train._save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+class Killed(Exception):
+    pass
+
+
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(base, world, tmp_path, monkeypatch):
     inputs = {"world": world, "base": base}
-    with pytest.raises(KeyboardInterrupt):
-        finetune(finetuning(), inputs, tmp_path / "out")
+    settings = {"steps": 12, "save_steps": 4}
+    whole = finetune(finetuning(**settings), inputs, tmp_path / "whole")
+
+    def stop(self, args, state, control, **kwargs):
+        if state.global_step == 10:
+            raise Killed
+
+    monkeypatch.setattr(Progress, "on_step_end", stop)
+    with pytest.raises(Killed):
+        finetune(finetuning(**settings), inputs, tmp_path / "out")
     monkeypatch.undo()
-    metrics = finetune(finetuning(), inputs, tmp_path / "out")
-    assert metrics["steps"] == 4
-    finetune(finetuning(), inputs, tmp_path / "unbroken")
-    assert same(tmp_path / "out", tmp_path / "unbroken")
+    assert complete_checkpoint(tmp_path / "out" / "trainer").name == "checkpoint-8"
+    resumed = finetune(finetuning(**settings), inputs, tmp_path / "out")
+    assert resumed["steps"] == whole["steps"] == 12
+    assert loss_curve(tmp_path / "out") == loss_curve(tmp_path / "whole")
+    assert same(tmp_path / "out", tmp_path / "whole")
+
+
+def test_no_checkpoint_is_written_at_the_last_step(base, world, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.train.shutil.rmtree", lambda path: None)
+    finetune(finetuning(steps=4, save_steps=2), {"world": world, "base": base}, tmp_path)
+    assert [path.name for path in (tmp_path / "trainer").glob("checkpoint-*")] == ["checkpoint-2"]
 
 
 @pytest.mark.slow
