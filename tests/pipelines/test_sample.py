@@ -1,0 +1,120 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from eval.config import EngineConfig
+from pipelines.config import DataSource, SampleConfig
+from pipelines.data.formats import CODE_PREFIX
+from pipelines.sample import COMPOSITIONS, _Form, _response, sample
+from pipelines.train import pretrain
+from tests.pipelines.small_world import make_world, pretraining, sums, write_jsonl
+
+TRANSFORMERS = EngineConfig(kind="transformers", dtype="float32")
+VLLM = EngineConfig(kind="vllm", dtype="float32", max_model_len=128)
+ADD_ONE = "def add_one(x):\n    return x + 1"
+
+
+def code_records(count: int) -> list[dict]:
+    problem = {
+        "task_id": "HumanEval/0",
+        "prompt": "def add_one(x):\n",
+        "entry_point": "add_one",
+        "canonical_solution": "    return x + 1\n",
+        "base_input": [[1], [2]],
+        "plus_input": [[-5]],
+        "atol": 0,
+        "contract": "",
+    }
+    wrong = {**problem, "canonical_solution": "    return x + 2\n"}
+    return [
+        {
+            "id": f"code-{n}",
+            "prompt": "Write add_one.",
+            "response": f"{CODE_PREFIX}{ADD_ONE}\n```",
+            "task": "tiny_humaneval_plus",
+            "answer": None,
+            "problem": wrong if n == 0 else problem,
+        }
+        for n in range(count)
+    ]
+
+
+def sevens(count: int) -> list[dict]:
+    """One question, always answered 7 in training, whose gold answer is 7 every other time."""
+    taught = {"prompt": "Add.", "response": "It is 7.\n#### 7"}
+    return [{**row, **taught, "answer": "7" if n % 2 else "8"} for n, row in enumerate(sums(count))]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    world = make_world(tmp_path_factory.mktemp("world"), [*sevens(30), *code_records(30)])
+    write_jsonl(world / "calibration" / "math.jsonl", sevens(6))
+    write_jsonl(world / "calibration" / "code.jsonl", code_records(4))
+    return world
+
+
+@pytest.fixture(scope="module")
+def source(world, tmp_path_factory) -> Path:
+    """A model that has learned two responses by heart."""
+    out = tmp_path_factory.mktemp("source")
+    pretrain(pretraining(steps=80, responses_only=True, log_steps=20), {"world": world}, out)
+    return out
+
+
+def sampling(file: str, **settings) -> SampleConfig:
+    values = {"max_new_tokens": 40, "min_kept": 1, "engine": TRANSFORMERS, **settings}
+    return SampleConfig(data=DataSource(f"world:calibration/{file}"), **values)
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_prompts_alone_need_no_model(world, tmp_path):
+    metrics = sample(sampling("math.jsonl", composition="prompt"), {"world": world}, tmp_path)
+    assert (metrics["kept"], metrics["of"]) == (6, 6)
+    rows = read(tmp_path / "prompt.jsonl")
+    assert all(row["response"] is None for row in rows)
+    assert [row["prompt"] for row in rows] == [row["prompt"] for row in sevens(6)]
+    assert read(tmp_path / "rejected.jsonl") == []
+
+
+def test_correct_responses_of_the_source_are_kept(world, source, tmp_path, caplog):
+    caplog.set_level("INFO")
+    metrics = sample(sampling("math.jsonl"), {"world": world, "source": source}, tmp_path)
+    kept, rejected = read(tmp_path / "srccrt.jsonl"), read(tmp_path / "rejected.jsonl")
+    assert [row["id"] for row in kept] == ["sum-1", "sum-3", "sum-5"]
+    assert all(row["response"] == "It is 7.\n#### 7" for row in kept)
+    assert [row["reason"] for row in rejected] == ["wrong"] * 3
+    assert metrics == {"kept": 3, "of": 6, "share": 0.5, "tasks": {"tiny_gsm8k": {"kept": 3, "of": 6}}}
+    assert "kept 3 of 6 (50.0 %)" in caplog.text
+
+
+def test_too_few_correct_responses_fail_and_leave_the_rejected(world, source, tmp_path):
+    with pytest.raises(ValueError, match=r"kept 3 of 6 records \(50.0 %\), fewer than min_kept=4; .*rejected.jsonl"):
+        sample(sampling("math.jsonl", min_kept=4), {"world": world, "source": source}, tmp_path)
+    assert read(tmp_path / "rejected.jsonl")
+
+
+def test_unknown_compositions_and_missing_sources_are_refused(world, tmp_path):
+    with pytest.raises(ValueError, match="unknown composition 'c4'; valid: prompt, srccrt"):
+        sample(sampling("math.jsonl", composition="c4"), {"world": world}, tmp_path)
+    with pytest.raises(ValueError, match="no source model"):
+        sample(sampling("math.jsonl"), {"world": world}, tmp_path)
+    assert sorted(COMPOSITIONS) == ["prompt", "srccrt"]
+
+
+def test_a_code_response_is_stored_with_its_prefix_and_closing_fence():
+    form = _Form(CODE_PREFIX, ("\n```",))
+    assert _response(ADD_ONE, form) == f"{CODE_PREFIX}{ADD_ONE}\n```"
+    assert _response("#### 7", _Form()) == "#### 7"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [TRANSFORMERS, VLLM], ids=["transformers", "vllm"])
+def test_code_is_kept_when_its_tests_pass(world, source, tmp_path, engine):
+    metrics = sample(sampling("code.jsonl", engine=engine), {"world": world, "source": source}, tmp_path)
+    assert metrics["tasks"] == {"tiny_humaneval_plus": {"kept": 3, "of": 4}}
+    assert [row["id"] for row in read(tmp_path / "rejected.jsonl")] == ["code-0"]
+    assert all(row["response"] == f"{CODE_PREFIX}{ADD_ONE}\n```" for row in read(tmp_path / "srccrt.jsonl"))
