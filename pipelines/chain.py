@@ -101,7 +101,7 @@ class _Builder:
         return {f"data_{name}": self._sample(name, domain) for name, domain in self.domains.items()}
 
     def _sample(self, name: str, domain: DomainConfig) -> Node:
-        asked: CalibrationDataConfig = self.config.data
+        asked: CalibrationDataConfig = self.config.calibration_data
         settings = SampleConfig(
             **dataclasses.asdict(self.scale.sample),
             source=self.source_ids[name],
@@ -129,7 +129,7 @@ class _Builder:
             settings=settings,
             base=self.base_id,
             sources=self.source_ids,
-            fraction=self.config.data.fraction if needs_data else 1.0,
+            fraction=self.config.calibration_data.fraction if needs_data else 1.0,
             max_length=self.scale.max_length,
             dtype=self.scale.dtype,
         )
@@ -139,7 +139,7 @@ class _Builder:
     def calibrate(self, merged: Node, harc: HarcConfig) -> Node:
         stage = CalibrateStageConfig(
             harc=harc,
-            fraction=self.config.data.fraction,
+            fraction=self.config.calibration_data.fraction,
             max_length=self.scale.max_length,
             dtype=self.scale.dtype,
             sources=self.source_ids,

@@ -390,7 +390,7 @@ class Config:
     scale: ScaleConfig = MISSING
     merge: MergeConfig = MISSING
     calibrate: CalibrateConfig = MISSING
-    data: CalibrationDataConfig = MISSING
+    calibration_data: CalibrationDataConfig = MISSING
     evaluate: EvaluateConfig = MISSING
     tracker: TrackerConfig = MISSING
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)

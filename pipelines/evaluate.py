@@ -6,7 +6,7 @@ from typing import Any
 import eval as evaluation
 from eval.engines import load_engine
 from pipelines.config import EvaluateStageConfig
-from pipelines.data import resolve_file
+from pipelines.data.read import local_path
 
 
 def evaluate(config: EvaluateStageConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
@@ -15,7 +15,7 @@ def evaluate(config: EvaluateStageConfig, inputs: dict[str, Path], out: Path) ->
     inputs: `model` unless the config names one; `world` where task data comes from the tiny world.
     """
     model = inputs.get("model") or config.model
-    tasks = {task: resolve_file(data, inputs.get("world")) if data else None for task, data in config.tasks.items()}
+    tasks = {task: local_path(data, inputs.get("world")) if data else None for task, data in config.tasks.items()}
     engine = load_engine(config.engine, model)
     try:
         results = evaluation.evaluate(

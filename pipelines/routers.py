@@ -1,15 +1,17 @@
 """The stages of the method itself: merge, calibrate, diagnose. Each is a call of the harc library on checkpoints."""
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoTokenizer
 
 import harc
 from harc.tokens import TokenSequence, encode
-from pipelines.config import CalibrateStageConfig, DiagnoseConfig, MergeStageConfig
-from pipelines.data import load_records, read_jsonl
+from pipelines.config import CalibrateStageConfig, DataSource, DiagnoseConfig, MergeStageConfig
+from pipelines.data import load_records
 
 
 def merge(config: MergeStageConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
@@ -49,7 +51,8 @@ def calibrate(config: CalibrateStageConfig, inputs: dict[str, Path], out: Path) 
         tol=harc_config.tol,
         max_iter=harc_config.max_iter,
         preconditioner=harc_config.preconditioner,
-        dtype=config.dtype,
+        dtype=getattr(torch, config.dtype),
+        device=_device(),
     )
     return report.to_dict()
 
@@ -63,10 +66,28 @@ def diagnose(config: DiagnoseConfig, inputs: dict[str, Path], out: Path) -> dict
         encode(tokenizer, load_records(config.heldout[name], inputs.get("world")), config.max_length)
         for name in sources
     ]
-    report = harc.diagnose(model, list(sources.values()), text, dtype=config.dtype)
-    routing = report.to_dict(list(sources))
+    report = harc.diagnose(model, list(sources.values()), text, dtype=getattr(torch, config.dtype), device=_device())
+    routing = _by_domain(report.to_dict(), list(sources))
+    routing |= {f"{measure}_mean": _mean(routing[measure]) for measure in ("kl", "mismatch", "shift")}
     (out / "routing.json").write_text(json.dumps(routing, indent=1))
     return routing
+
+
+def _by_domain(report: dict[str, Any], domains: list[str]) -> dict[str, Any]:
+    """The report with the domains' names in place of their numbers."""
+    return {
+        key: {domains[index]: value for index, value in values.items()} if isinstance(values, dict) else values
+        for key, values in report.items()
+    }
+
+
+def _mean(by_domain: dict[str, list[float]]) -> float:
+    """Over the layers of a domain, then over domains."""
+    return statistics.fmean(statistics.fmean(layers) for layers in by_domain.values())
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _sources(ids: dict[str, str | None], inputs: dict[str, Path]) -> dict[str, Path | str]:
@@ -81,8 +102,8 @@ def _calibration_text(
     text = {}
     for name, source in sources.items():
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        files = sorted(inputs[f"data_{name}"].glob("*.jsonl"))
-        records = read_jsonl(next(file for file in files if file.name != "rejected.jsonl"))
+        made = [file for file in inputs[f"data_{name}"].glob("*.jsonl") if file.name != "rejected.jsonl"]
+        records = load_records(DataSource(path=str(made[0])))
         text[name] = encode(tokenizer, records[: max(1, round(fraction * len(records)))], max_length)
     return text
 

@@ -53,7 +53,7 @@ def sample(config: SampleConfig, inputs: dict[str, Path], out: Path) -> dict[str
         raise ValueError(
             f"{config.data.path}: kept {len(kept)} of {len(records)} records ({100 * share:.1f} %), fewer than "
             f"min_kept={config.min_kept}; those left out are in {out / 'rejected.jsonl'}. Take more prompts, a better "
-            "source model or data=prompt, or lower scale.sample.min_kept"
+            "source model or calibration_data=prompt, or lower scale.sample.min_kept"
         )
     tasks = sorted({str(record["task"]) for record in records})
     by_task = {task: {"kept": _count(kept, task), "of": _count(records, task)} for task in tasks}

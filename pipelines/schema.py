@@ -24,6 +24,6 @@ def register() -> None:
         store.store(group="schema/merge", name=node.method, node=node)
     store.store(group="schema/calibrate", name="none", node=config.CalibrateConfig)
     store.store(group="schema/calibrate", name="harc", node=config.HarcConfig)
-    store.store(group="schema/data", name="data", node=config.CalibrationDataConfig)
+    store.store(group="schema/calibration_data", name="calibration_data", node=config.CalibrationDataConfig)
     store.store(group="schema/evaluate", name="evaluate", node=config.EvaluateConfig)
     store.store(group="schema/tracker", name="tracker", node=config.TrackerConfig)

@@ -25,7 +25,7 @@ def read_rows(source: DataSource, world: Path | None) -> Iterable[Row]:
         FileNotFoundError: no such file or folder.
         ValueError: an empty or malformed file (file and line named), or a hub dataset that cannot be loaded.
     """
-    path = _local_path(source.path, world)
+    path = local_path(source.path, world)
     if path is None:
         return _hub_rows(source)
     files = _data_files(path, source.split)
@@ -39,7 +39,7 @@ def read_rows(source: DataSource, world: Path | None) -> Iterable[Row]:
     return _dataset_rows(source, _parquet_dataset(files))
 
 
-def _local_path(name: str, world: Path | None) -> Path | None:
+def local_path(name: str, world: Path | None) -> Path | None:
     """The existing local path meant by `name`; None when it can only be a hub id."""
     if name.startswith("world:"):
         if world is None:
