@@ -169,11 +169,16 @@ def _write_samples(path: Path, documents: Sequence[Mapping[str, Any]], ids: Sequ
 
 @contextlib.contextmanager
 def _quiet_lm_eval() -> Iterator[None]:
-    """lm-eval reports its settings at warning level; what matters of them is in our own results."""
+    """Lm-eval reports its settings at warning level, and a bar a task; what matters is in our own log and results."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    from lm_eval.api import task
+
+    bar = task.tqdm
+    task.tqdm = lambda iterable, **_: iterable
     try:
         yield
     finally:
+        task.tqdm = bar
         logger.setLevel(level)

@@ -35,7 +35,7 @@ class EngineLM(LM):
         if self._engine.tokenizer.chat_template is None:
             raise EngineError(f"{self.tokenizer_name}: the tokenizer has no chat template; evaluation needs one")
         text = self._engine.tokenizer.apply_chat_template(chat_history, tokenize=False, add_generation_prompt=True)
-        return text + opening
+        return str(text) + opening
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """One text a request, in the order given; one call of the engine a task, so that no task sees another."""

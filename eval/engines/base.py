@@ -55,8 +55,8 @@ def fit_context(lengths: Sequence[int], context: int, max_tokens: int) -> list[i
     for index, length in enumerate(lengths):
         if length >= context:
             raise EngineError(
-                f"prompt {index} has {length} tokens and the model's context holds {context}: nothing could be "
-                "generated. Choose shorter prompts, a model with a longer context, or raise max_model_len if it was set."
+                f"prompt {index} has {length} tokens and the model's context holds {context}: no room for a "
+                "response. Choose shorter prompts, a model with a longer context, or a larger max_model_len."
             )
     room = [min(max_tokens, context - length) for length in lengths]
     cut = sum(tokens < max_tokens for tokens in room)

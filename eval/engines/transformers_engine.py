@@ -8,7 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+)
 
 from eval.config import EngineConfig
 from eval.engines.base import EngineError, fit_context, request_seed
@@ -23,7 +29,7 @@ class TransformersEngine:
         on_gpu = torch.cuda.is_available()
         dtype = config.dtype if config.dtype != "auto" else ("bfloat16" if on_gpu else "float32")
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(str(model), padding_side="left")
+            self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(model), padding_side="left")
             self._model = AutoModelForCausalLM.from_pretrained(
                 str(model), dtype=getattr(torch, dtype), device_map="auto" if on_gpu else None, use_safetensors=True
             ).eval()

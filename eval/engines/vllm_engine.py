@@ -4,17 +4,19 @@ In-process (VLLM_ENABLE_V1_MULTIPROCESSING=0) a seed a request makes samples rep
 into a living engine: on a CPU the expert weights are prepacked, and a reloaded model writes noise.
 """
 
+import contextlib
 import gc
 import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from eval.config import EngineConfig
 from eval.engines.base import EngineError, fit_context, request_seed
@@ -41,14 +43,15 @@ class VllmEngine:
         self._affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
         self._set_num_threads = torch.set_num_threads
         _quieten()
-        from vllm import LLM
-
         try:
-            self._llm: Any = LLM(model=str(model), **_settings(config))
+            with _silent_stderr():
+                from vllm import LLM
+
+                self._llm: Any = LLM(model=str(model), **_settings(config))
         except Exception as error:
             self._restore()
             raise EngineError(f"{model}: vLLM could not open it: {error}") from error
-        self.tokenizer = AutoTokenizer.from_pretrained(str(model))
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(model))
         self.context = int(self._llm.llm_engine.model_config.max_model_len)
         VllmEngine._open = self
 
@@ -116,12 +119,36 @@ class VllmEngine:
 
 
 def _quieten() -> None:
-    """vLLM reads these when it is imported."""
+    """What vLLM reads when it is imported."""
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
     if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] != "0":
         log.warning("VLLM_ENABLE_V1_MULTIPROCESSING is not 0: samples may not repeat exactly")
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Drops what C++ and vLLM's progress write while an engine opens; a failure shows it. DEBUG logging keeps it."""
+    if log.isEnabledFor(logging.DEBUG):
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            if failed:
+                file.seek(0)
+                log.error("%s", file.read()[-4000:].decode(errors="replace").strip())
 
 
 def _settings(config: EngineConfig) -> dict[str, Any]:

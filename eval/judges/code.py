@@ -2,19 +2,15 @@
 
 import json
 import logging
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from eval import sandbox
+from eval.judges import evalplus
+from eval.judges.evalplus import Rules
 
 log = logging.getLogger(__name__)
 
-Rules = Literal["humaneval", "mbpp"]
-MEMORY_BYTES = 2 * 2**30  # address space of one judged sample
 _FENCE = re.compile(r"^[ \t]*```", re.MULTILINE)
 _OPENING = re.compile(r"^[ \t]*```[ \t]*(?:python|py)?[ \t]*\n", re.MULTILINE | re.IGNORECASE)
 
@@ -71,58 +67,16 @@ def _verdicts(
     """Judges the cases together. If that run breaks, halves it until the one that breaks it is found: it is wrong."""
     if not cases:
         return {}
-    done = _run_evalplus(cases, named, rules)
-    if done is not None:
-        return dict(zip(cases, done, strict=True))
+    verdicts = evalplus.run(cases, named, rules)
+    if verdicts is not None:
+        return dict(zip(cases, verdicts, strict=True))
+    identity = cases[0][0]
     if len(cases) == 1:
-        log.warning("a sample broke the judge and counts as wrong")
+        # Is it the sample, or would the problem's own solution break the judge too?
+        record = named[identity]
+        evalplus.require_working([(identity, record["prompt"] + record["canonical_solution"])], named, rules)
+        log.warning("%s: a sample broke the judge and counts as wrong", record["task_id"])
         return {cases[0]: False}
+    evalplus.require_working()
     half = len(cases) // 2
     return {**_verdicts(cases[:half], named, rules), **_verdicts(cases[half:], named, rules)}
-
-
-def _run_evalplus(
-    cases: Sequence[tuple[str, str]], named: Mapping[str, Mapping[str, Any]], rules: Rules
-) -> list[bool] | None:
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with tempfile.TemporaryDirectory(prefix="harc-judge-") as folder:
-        workdir = Path(folder)
-        problems, samples = workdir / "problems.jsonl", workdir / "samples.jsonl"
-        asked = {identity for identity, _ in cases}
-        _write(problems, [record for identity, record in named.items() if identity in asked])
-        _write(samples, [{"task_id": named[identity]["task_id"], "solution": code} for identity, code in cases])
-        outcome = sandbox.run(
-            "evalplus_child.py",
-            [rules, str(samples), str(workers)],
-            workdir,
-            sandbox.Limits(seconds=300 + 5 * len(cases) / workers),
-            {
-                "HUMANEVAL_OVERRIDE_PATH" if rules == "humaneval" else "MBPP_OVERRIDE_PATH": str(problems),
-                "EVALPLUS_MAX_MEMORY_BYTES": str(MEMORY_BYTES),
-                "XDG_CACHE_HOME": str(workdir / "cache"),
-            },
-        )
-        return _read(workdir / "samples_eval_results.json", cases, named, outcome)
-
-
-def _read(
-    path: Path, cases: Sequence[tuple[str, str]], named: Mapping[str, Mapping[str, Any]], outcome: sandbox.Outcome
-) -> list[bool] | None:
-    """EvalPlus's verdicts in the order of `cases`, or None if it broke."""
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))["eval"]
-        verdicts = []
-        for identity, code in cases:
-            result = results[named[identity]["task_id"]].pop(0)
-            if result["solution"] != code:
-                raise ValueError("the judge's file does not hold the samples in order")
-            verdicts.append(result["base_status"] == "pass" and result["plus_status"] == "pass")
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        why = "took too long" if outcome.status is None else f"ended with status {outcome.status}"
-        log.warning("EvalPlus %s on %d samples (%s): %s", why, len(cases), error, outcome.log[-1000:].strip())
-        return None
-    return verdicts
-
-
-def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

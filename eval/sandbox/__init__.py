@@ -1,10 +1,11 @@
 """A child process for what is not trusted: generated code, and answers that a computer algebra system must read.
 
-Limits on CPU time, memory, file size and processes always hold. Isolation is the strongest the system has: bubblewrap
-(read-only file system, private /tmp, no network, own processes), else `unshare` (no network, own processes where
-allowed), else the limits alone.
+Limits on CPU time, memory, file size and processes always hold, and what runs samples locks itself down besides
+(`lockdown.py`). Isolation is the strongest the system has: bubblewrap (read-only file system, no network, own
+processes), else `unshare` (no network, own processes where allowed), else neither.
 """
 
+import contextlib
 import functools
 import logging
 import os
@@ -42,7 +43,7 @@ class Limits:
 
     seconds: float
     cpu_seconds: int = 600
-    memory_bytes: int = 8 * 2**30
+    memory_bytes: int = 16 * 2**30
     file_bytes: int = 256 * 2**20
     processes: int = 128
 
@@ -119,10 +120,8 @@ def apply_limits(limits: Limits) -> None:
 
 def kill_group(child: subprocess.Popen[bytes]) -> None:
     """Ends the child's session, whatever it has started."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
     child.wait()
 
 
@@ -144,7 +143,7 @@ def isolation() -> tuple[str, tuple[str, ...]]:
                 return f"unshare ({what})", tuple(command)
     if wanted in ("bubblewrap", "unshare"):
         raise ValueError(f"HARC_SANDBOX={wanted} does not work on this system")
-    return "limits only (neither bubblewrap nor unshare works here: install bubblewrap for isolation)", ()
+    return "none but the kernel's own lockdown of the samples (install bubblewrap for more)", ()
 
 
 def _wrap(command: list[str], workdir: Path) -> tuple[list[str], str]:
@@ -155,7 +154,7 @@ def _wrap(command: list[str], workdir: Path) -> tuple[list[str], str]:
 
 
 def _bubblewrap(workdir: Path, probe: bool = False) -> list[str]:
-    private = ["--tmpfs", "/tmp", "--dev", "/dev", "--proc", "/proc"]
+    private = ["--dev", "/dev", "--proc", "/proc"]
     writable = [] if probe else ["--bind", str(workdir), str(workdir), "--chdir", str(workdir)]
     rights = ["--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     return ["bwrap", "--ro-bind", "/", "/", *private, *writable, *rights]

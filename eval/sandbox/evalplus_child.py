@@ -1,31 +1,68 @@
-"""EvalPlus's own judge, run in the sandbox: python evalplus_child.py <humaneval|mbpp> <samples.jsonl> <workers>.
+"""EvalPlus's own judge, run in the sandbox.
 
-The data set comes through HUMANEVAL_OVERRIDE_PATH or MBPP_OVERRIDE_PATH, which EvalPlus reads when it is imported; the
-verdicts go to <samples>_eval_results.json, EvalPlus's own file.
+    python evalplus_child.py judge <humaneval|mbpp> <samples.jsonl> <workers>
+    python evalplus_child.py answers <humaneval|mbpp>
+
+The data set comes through HUMANEVAL_OVERRIDE_PATH or MBPP_OVERRIDE_PATH, which EvalPlus reads when it is imported.
+`judge` leaves EvalPlus's own <samples>_eval_results.json. `answers` runs the data set's own solutions alone and leaves
+what they return in EvalPlus's cache, where a later `judge` finds it.
 """
 
 import multiprocessing
 import os
+import resource
 import sys
 import traceback
 import types
 
+from lockdown import lock_down
 
-def main(dataset: str, samples: str, workers: int) -> None:
-    multiprocessing.set_start_method("fork")
+SAMPLE_CPU_SECONDS = 150  # EvalPlus itself gives a sample 62 seconds
+
+
+def main(action: str, dataset: str, *rest: str) -> None:
     # EvalPlus imports Hugging Face datasets for a benchmark that is not run here; it would be most of the start-up.
     unused = types.ModuleType("datasets")
-    unused.load_dataset = None
+    setattr(unused, "load_dataset", None)  # noqa: B010
     sys.modules["datasets"] = unused
-    from evalplus.evaluate import evaluate
+    from evalplus import evaluate as evalplus
 
-    evaluate(dataset=dataset, samples=samples, parallel=workers)
+    if action == "answers":
+        if dataset == "humaneval":
+            evalplus.get_groundtruth(evalplus.get_human_eval_plus(), evalplus.get_human_eval_plus_hash(), [])
+        else:
+            evalplus.get_groundtruth(
+                evalplus.get_mbpp_plus(), evalplus.get_mbpp_plus_hash(), evalplus.MBPP_OUTPUT_NOT_NONE_TASKS
+            )
+        return
+    samples, workers = rest
+    # EvalPlus judges each sample in a process forked from a pool's worker, itself forked from this one.
+    multiprocessing.set_start_method("fork")
+    os.register_at_fork(after_in_child=_Guard(os.getpid()))
+    evalplus.evaluate(dataset=dataset, samples=samples, parallel=int(workers))
+
+
+class _Guard:
+    """Locks down the processes that run samples, the grandchildren of `judge`."""
+
+    def __init__(self, judge: int) -> None:
+        self._judge = judge
+        self._scratch = os.environ["TMPDIR"]
+
+    def __call__(self) -> None:
+        if os.getppid() == self._judge:
+            return
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1)
+        os.dup2(silence, 2)
+        resource.setrlimit(resource.RLIMIT_CPU, (SAMPLE_CPU_SECONDS, SAMPLE_CPU_SECONDS))
+        lock_down(self._scratch)
 
 
 if __name__ == "__main__":
     status = 0
     try:
-        main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+        main(*sys.argv[1:])
     except BaseException:
         traceback.print_exc()
         status = 1
