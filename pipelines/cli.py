@@ -65,6 +65,11 @@ def _job(composed: DictConfig) -> None:
 
         print_plan(config)
         return
+    if config.merged is not None:
+        from pipelines.own_merge import calibrate_own
+
+        calibrate_own(config)
+        return
     _run(config)
 
 

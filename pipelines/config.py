@@ -273,16 +273,35 @@ class CalibrateConfig:
 
 @dataclass
 class HarcConfig(CalibrateConfig):
-    """HARC (METHOD sections 3 to 5). layers: `all`, or a number: that many last MoE layers."""
+    """HARC (METHOD sections 3 to 5).
+
+    alpha: a number from 0 to 1, or `auto`: chosen by held-out routing KL. layers: `all`, or a number: that many last
+    MoE layers. memory_budget_gb: beyond it hidden states go to memory-mapped files.
+    """
 
     method: str = "harc"
-    alpha: float = 0.9
+    alpha: Any = 0.9
     beta: float | None = None
     hessian: str = "full"
+    objective: str = "quadratic"
     layers: Any = "all"
     tol: float = 1e-6
     max_iter: int = 1000
     preconditioner: str = "auto"
+    memory_budget_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range when the configuration is composed."""
+        if self.alpha != "auto" and not (isinstance(self.alpha, int | float) and 0 <= self.alpha <= 1):
+            raise ValueError(f"calibrate.alpha={self.alpha}: expected a number from 0 to 1, or auto")
+        if self.layers != "all" and not (isinstance(self.layers, int) and self.layers >= 1):
+            raise ValueError(f"calibrate.layers={self.layers}: expected all, or how many of the last MoE layers")
+        for key, valid in {
+            "hessian": ("full", "diagonal", "identity"),
+            "objective": ("quadratic", "kl"),
+        }.items():
+            if getattr(self, key) not in valid:
+                raise ValueError(f"calibrate.{key}={getattr(self, key)}: expected one of {', '.join(valid)}")
 
 
 @dataclass
@@ -385,7 +404,10 @@ class ExperimentConfig:
 
 @dataclass
 class Config:
-    """Everything one cell is composed of."""
+    """Everything one cell is composed of.
+
+    merged, sources, data, out, heldout: a merge of your own to calibrate, see conf/experiment/calibrate.yaml.
+    """
 
     scale: ScaleConfig = MISSING
     merge: MergeConfig = MISSING
@@ -398,5 +420,10 @@ class Config:
     domains: list[str] = field(default_factory=lambda: ["math", "code"])
     seed: int = 0
     outputs: str = "outputs"
+    merged: str | None = None
+    sources: list[str] = field(default_factory=list)
+    data: list[str] = field(default_factory=list)
+    out: str | None = None
+    heldout: float = 0.1
     plan: bool = False
     debug: bool = False

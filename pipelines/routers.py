@@ -1,5 +1,6 @@
 """The stages of the method itself: merge, calibrate, diagnose. Each is a call of the harc library on checkpoints."""
 
+import dataclasses
 import json
 import statistics
 from pathlib import Path
@@ -38,21 +39,17 @@ def calibrate(config: CalibrateStageConfig, inputs: dict[str, Path], out: Path) 
     """Calibrates the routers of `merged` to those of `source_<domain>` on the text of `data_<domain>`."""
     sources = _sources(config.sources, inputs)
     data = _calibration_text(sources, inputs, config.fraction, config.max_length)
-    harc_config = config.harc
+    settings = dataclasses.asdict(config.harc)
+    del settings["method"]
     report = harc.calibrate(
         inputs["merged"],
         list(sources.values()),
         list(data.values()),
         out=out,
-        alpha=harc_config.alpha,
-        beta=harc_config.beta,
-        hessian=harc_config.hessian,
-        layers=harc_config.layers,
-        tol=harc_config.tol,
-        max_iter=harc_config.max_iter,
-        preconditioner=harc_config.preconditioner,
         dtype=getattr(torch, config.dtype),
-        device=_device(),
+        device=device(),
+        resume=out.with_name(f"{out.name}.layers"),
+        **settings,
     )
     return report.to_dict()
 
@@ -66,7 +63,7 @@ def diagnose(config: DiagnoseConfig, inputs: dict[str, Path], out: Path) -> dict
         encode(tokenizer, load_records(config.heldout[name], inputs.get("world")), config.max_length)
         for name in sources
     ]
-    report = harc.diagnose(model, list(sources.values()), text, dtype=getattr(torch, config.dtype), device=_device())
+    report = harc.diagnose(model, list(sources.values()), text, dtype=getattr(torch, config.dtype), device=device())
     routing = _by_domain(report.to_dict(), list(sources))
     routing |= {f"{measure}_mean": _mean(routing[measure]) for measure in ("kl", "mismatch", "shift")}
     (out / "routing.json").write_text(json.dumps(routing, indent=1))
@@ -86,7 +83,8 @@ def _mean(by_domain: dict[str, list[float]]) -> float:
     return statistics.fmean(statistics.fmean(layers) for layers in by_domain.values())
 
 
-def _device() -> str:
+def device() -> str:
+    """Where models run: the first GPU, if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

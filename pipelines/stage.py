@@ -54,7 +54,7 @@ STAGES = {
     "finetune": StageSpec("pipelines.train:finetune", resumable=True),
     "sample": StageSpec("pipelines.sample:sample"),
     "merge": StageSpec("pipelines.routers:merge"),
-    "calibrate": StageSpec("pipelines.routers:calibrate", resumable=True),
+    "calibrate": StageSpec("pipelines.routers:calibrate"),  # its finished layers are kept beside `out`
     "diagnose": StageSpec("pipelines.routers:diagnose"),
     "evaluate": StageSpec("pipelines.evaluate:evaluate"),
 }
