@@ -1,0 +1,75 @@
+"""Where text comes from: data sources, domains, the tiny world, and the calibration set's composition."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+
+@dataclass
+class DataSource:
+    """Where examples come from, and which of them.
+
+    path: a Hugging Face dataset id, a local file or folder, or `world:<file>` for a file of the tiny world.
+    format: the adapter of pipelines/data.py that turns a row into a record.
+    where: column -> accepted values; a row must match all of them.
+    """
+
+    path: str = MISSING
+    format: str = "records"
+    name: str | None = None
+    split: str = "train"
+    where: dict[str, list[str]] = field(default_factory=dict)
+    skip: int = 0
+    limit: int | None = None
+    shuffle_seed: int | None = None
+
+
+@dataclass
+class DomainConfig:
+    """One domain: what its source is tuned on, calibrated on, diagnosed on and measured on.
+
+    checkpoint: a fine-tuned model of your own (folder or hub id), used instead of the finetune stage.
+    tasks: column of the report -> task of eval/tasks.
+    task_data: task -> local data file, instead of the task's own dataset.
+    """
+
+    train: DataSource = MISSING
+    calibration: DataSource = MISSING
+    heldout: DataSource = MISSING
+    tasks: dict[str, str] = MISSING
+    task_data: dict[str, str] = field(default_factory=dict)
+    checkpoint: str | None = None
+
+
+@dataclass
+class WorldConfig:
+    """What the procedural tiny world holds.
+
+    seed: of every choice; another seed is another world of the same kind.
+    vocabulary: tokens of the tokenizer.
+    max_length: longest sequence of the model, in tokens.
+    pretrain: records of the pre-training mixture, half math, half code.
+    drills: share of them that is short exercises (arithmetic facts, single operations) instead of whole problems.
+    finetune: training records a domain.
+    calibration, heldout: records a domain.
+    validation, test: problems a benchmark.
+    """
+
+    seed: int = 0
+    vocabulary: int = 768
+    max_length: int = 320
+    pretrain: int = 40000
+    drills: float = 0.3
+    finetune: int = 12000
+    calibration: int = 500
+    heldout: int = 200
+    validation: int = 100
+    test: int = 200
+
+
+@dataclass
+class CalibrationDataConfig:
+    """Composition of the calibration set: srccrt (the source's correct responses) or prompt (prompts alone)."""
+
+    composition: str = "srccrt"
+    fraction: float = 1.0

@@ -1,0 +1,116 @@
+"""Sampling calibration data, calibrating, diagnosing, evaluating: their groups and stages."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from eval.config import EngineConfig
+from pipelines.config.data import DataSource
+
+
+@dataclass
+class SampleBudgetConfig:
+    """How long a calibration response may be, and how many must be left (fewer: the stage fails)."""
+
+    max_new_tokens: int = 1024
+    min_kept: int = 100
+    seed: int = 0
+
+
+@dataclass
+class SampleConfig(SampleBudgetConfig):
+    """The sample stage of one domain: calibration prompts, answered greedily by the domain's source model."""
+
+    source: str | None = None
+    data: DataSource = MISSING
+    composition: str = "srccrt"
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+
+@dataclass
+class CalibrateConfig:
+    """A calibration of the merged routers; `none` leaves them as merged."""
+
+    method: str = MISSING
+
+
+@dataclass
+class HarcConfig(CalibrateConfig):
+    """HARC (METHOD sections 3 to 5).
+
+    alpha: a number from 0 to 1, or `auto`: chosen by held-out routing KL. layers: `all`, or a number: that many last
+    MoE layers. memory_budget_gb: beyond it hidden states go to memory-mapped files.
+    """
+
+    method: str = "harc"
+    alpha: Any = 0.9
+    beta: float | None = None
+    hessian: str = "full"
+    objective: str = "quadratic"
+    layers: Any = "all"
+    tol: float = 1e-6
+    max_iter: int = 1000
+    preconditioner: str = "auto"
+    memory_budget_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range when the configuration is composed."""
+        if self.alpha != "auto" and not (isinstance(self.alpha, int | float) and 0 <= self.alpha <= 1):
+            raise ValueError(f"calibrate.alpha={self.alpha}: expected a number from 0 to 1, or auto")
+        if self.layers != "all" and not (isinstance(self.layers, int) and self.layers >= 1):
+            raise ValueError(f"calibrate.layers={self.layers}: expected all, or how many of the last MoE layers")
+        for key, valid in {
+            "hessian": ("full", "diagonal", "identity"),
+            "objective": ("quadratic", "kl"),
+        }.items():
+            if getattr(self, key) not in valid:
+                raise ValueError(f"calibrate.{key}={getattr(self, key)}: expected one of {', '.join(valid)}")
+
+
+@dataclass
+class CalibrateStageConfig:
+    """The calibrate stage."""
+
+    harc: HarcConfig = field(default_factory=HarcConfig)
+    fraction: float = 1.0
+    max_length: int = 4096
+    dtype: str = "bfloat16"
+    sources: dict[str, str | None] = field(default_factory=dict)
+
+
+@dataclass
+class DiagnoseConfig:
+    """The diagnose stage: routing of a model against its sources on held-out text."""
+
+    model: str | None = None
+    sources: dict[str, str | None] = field(default_factory=dict)
+    heldout: dict[str, DataSource] = MISSING
+    max_length: int = 4096
+    dtype: str = "bfloat16"
+
+
+@dataclass
+class EvaluateConfig:
+    """How accuracy is measured. engine: vllm or transformers. limit: problems a task (null: all)."""
+
+    samples: int = 16
+    temperature: float = 0.1
+    seed: int = 0
+    limit: int | None = None
+    engine: str = "vllm"
+    tasks: list[str] | None = None
+
+
+@dataclass
+class EvaluateStageConfig:
+    """The evaluate stage: one model, some tasks."""
+
+    model: str | None = None
+    tasks: dict[str, str | None] = MISSING
+    samples: int = 16
+    temperature: float = 0.1
+    seed: int = 0
+    limit: int | None = None
+    max_new_tokens: int | None = None
+    engine: EngineConfig = field(default_factory=EngineConfig)
