@@ -24,6 +24,7 @@ from pipelines.config import TrackerConfig
 
 log = logging.getLogger(__name__)
 
+UNITS = {"kl": 1.0, "mismatch": 100.0, "shift": 1.0}  # nats, per cent, a ratio
 MEASURES = {"kl": "routing_kl", "mismatch": "mismatch", "shift": "logit_shift"}
 CALIBRATION = ("kl_before", "kl_after", "iterations", "seconds")
 RESIDUAL_POINTS = 200
@@ -125,9 +126,9 @@ def layer_points(cell: dict[str, Any]) -> list[dict[str, float]]:
             domains = (routing or {}).get(key) or {}
             for domain, values in domains.items():
                 for layer, value in enumerate(values, 1):
-                    put(layer, f"{prefix}{measure}/{domain}", value)
+                    put(layer, f"{prefix}{measure}/{domain}", UNITS[key] * value)
             for layer, values in enumerate(zip(*domains.values(), strict=False), 1):
-                put(layer, f"{prefix}{measure}/mean", sum(values) / len(values))
+                put(layer, f"{prefix}{measure}/mean", UNITS[key] * sum(values) / len(values))
     for one in (cell.get("calibration") or {}).get("layers") or []:
         for name in CALIBRATION:
             put(one["layer"] + 1, f"calibration/{name}", one.get(name))
@@ -159,7 +160,7 @@ def summary(cell: dict[str, Any]) -> dict[str, Any]:
         **({"error": str(cell["error"])} if cell.get("error") else {}),
         **{f"accuracy/{name}" if name in accuracies else name: value for name, value in row.values.items()},
         **{f"accuracy_ci95/{name}": value for name, value in row.ci95.items()},
-        **{f"before/{MEASURES[key]}": value for key in ("kl", "mismatch")
+        **{f"before/{MEASURES[key]}": UNITS[key] * value for key in ("kl", "mismatch")
            if (value := (cell.get("routing_before") or {}).get(f"{key}_mean")) is not None},
     }  # fmt: skip
 
@@ -215,4 +216,5 @@ def _start(tracker: TrackerConfig, about: dict[str, Any]) -> Any:
         reason = " ".join(str(error).split())
         _offline_since.append(reason)
         log.warning("W&B cannot be reached (%s); runs go to %s, `wandb sync` sends them", reason, directory / "wandb")
+        wandb.teardown()  # the service still holds the id of the run that could not start
         return wandb.init(**options, **about, mode="offline", settings=settings)

@@ -91,12 +91,16 @@ def routing_picture(table: Table, measure: str, scale: str) -> Picture | None:
     """A measure of routing by layer, the mean of the domains, a panel a method; None when no cell has it."""
     name, title, axis, unit = _MEASURES[measure]
 
-    def by_layer(row: Row | None) -> list[float] | None:
-        routing = ((row.cell if row else None) or {}).get("routing") or {}
+    def by_layer(row: Row | None, key: str = "routing") -> list[float] | None:
+        routing = ((row.cell if row else None) or {}).get(key) or {}
         domains = list((routing.get(measure) or {}).values())
         return [unit * sum(values) / len(domains) for values in zip(*domains, strict=True)] if domains else None
 
-    curves = [Curves(method, by_layer(before), by_layer(after)) for method, before, after in methods(table)]
+    # A calibrated cell also carries the routing of its merge: enough where the row of that merge is not there.
+    curves = [
+        Curves(method, by_layer(before) or by_layer(after, "routing_before"), by_layer(after))
+        for method, before, after in methods(table)
+    ]
     if not any(one.before or one.after for one in curves):
         return None
     caption = (
@@ -163,7 +167,7 @@ def facts(table: Table) -> list[Fact]:
     """The page's headlines."""
     out = []
     values = [(row.values[table.main], row) for row in table.rows if not row.reference and table.main in row.values]
-    if values:
+    if len(values) > 1:
         value, row = max(values, key=lambda pair: pair[0])
         bound = next((r for r in table.rows if r.reference and table.main in r.values), None)
         note = f"{bound.key[0]}: {bound.values[table.main]:.2f} %" if bound else ""

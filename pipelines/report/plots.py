@@ -122,7 +122,7 @@ def layers_plot(
     columns = min(columns, max(len(curves), 1))
     rows = max(math.ceil(len(curves) / columns), 1)
     with figure_style():
-        canvas = new_canvas(3.5 if columns > 1 else 2.6, 0.75 + 1.0 * rows)
+        canvas = new_canvas(3.5 if columns > 1 else 2.6, 0.75 + (1.0 if rows > 1 else 1.6) * rows)
         panels = canvas.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for i, axes in enumerate(panels.flat):
             if i >= len(curves):

@@ -75,6 +75,7 @@ def test_an_offline_run_holds_routing_kl_by_layer_before_and_after(offline):
         assert [row[f"routing_kl/{domain}"] for row in rows] == pytest.approx(cell["routing"]["kl"][domain])
         before = [row[f"before/routing_kl/{domain}"] for row in rows]
         assert before == pytest.approx(baseline["routing"]["kl"][domain])
+    assert rows[0]["mismatch/math"] == pytest.approx(100 * cell["routing"]["mismatch"]["math"][0])
     for name in ("mismatch/math", "logit_shift/code", "before/mismatch/math", "calibration/kl_before"):
         assert all(name in row for row in rows)
 
