@@ -12,7 +12,7 @@ from eval.judges.evalplus import Rules
 log = logging.getLogger(__name__)
 
 _FENCE = re.compile(r"^[ \t]*```", re.MULTILINE)
-_OPENING = re.compile(r"^[ \t]*```[ \t]*(?:python|py)?[ \t]*\n", re.MULTILINE | re.IGNORECASE)
+_OPENING = re.compile(r"\A\s*```\w*[ \t]*\n|^[ \t]*```[ \t]*(?:python|py)\w*[ \t]*\n", re.MULTILINE | re.IGNORECASE)
 
 
 def judge_code(
@@ -50,7 +50,7 @@ def extract_code(response: str, problem: Mapping[str, Any]) -> str:
     """
     opening = _OPENING.search(response)
     closing = _FENCE.search(response)
-    if opening and closing and opening.start() == closing.start():
+    if opening and closing and closing.start() < opening.end():
         response = response[opening.end() :]
         closing = _FENCE.search(response)
     code = response[: closing.start()] if closing else response
