@@ -2,11 +2,26 @@
 
 engine = load_engine(EngineConfig(), "path/to/checkpoint")
 results = evaluate(engine, {"gsm8k": None}, samples=16, temperature=0.1, seed=0, out=Path("results"))
+
+Names are imported when first used, so that a command line need not wait for torch.
 """
 
-from eval.config import EngineConfig
-from eval.engines import Engine, EngineError, load_engine
-from eval.evaluation import TASKS, evaluate
-from eval.judges import judge
+from importlib import import_module
+from typing import Any
 
-__all__ = ["TASKS", "Engine", "EngineConfig", "EngineError", "evaluate", "judge", "load_engine"]
+_HOMES = {
+    "TASKS": "eval.evaluation",
+    "Engine": "eval.engines",
+    "EngineConfig": "eval.config",
+    "EngineError": "eval.engines",
+    "evaluate": "eval.evaluation",
+    "judge": "eval.judges",
+    "load_engine": "eval.engines",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'eval' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
