@@ -16,6 +16,7 @@ import json
 import logging
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def log_report(tracker: TrackerConfig, experiment: str, scale: str, path: str | 
             header, *rows = csv.reader(file)
         run.log({"table": wandb.Table(columns=[*header], data=rows)})
 
-    return _with_run(
+    run = _with_run(
         tracker,
         write,
         what=f"the report {experiment}-{scale}",
@@ -104,6 +105,17 @@ def log_report(tracker: TrackerConfig, experiment: str, scale: str, path: str | 
         tags=[experiment, scale, "report"],
         config={"experiment_name": experiment, "scale_name": scale},
     )
+    flush()
+    return run
+
+
+def flush() -> None:
+    """Waits until all that this process logged is on disk (a finished run's last records are written after it)."""
+    if "wandb" in sys.modules:
+        try:
+            sys.modules["wandb"].teardown()
+        except Exception as error:
+            log.warning("W&B did not end cleanly: %s: %s", type(error).__name__, error)
 
 
 def step_metrics(cell: dict[str, Any]) -> dict[str, str]:

@@ -63,6 +63,7 @@ def offline(tmp_path_factory):
     cell["routing_before"] = baseline["routing"]
     root = tmp_path_factory.mktemp("tracked")
     run = tracking.log_cell(TrackerConfig(directory=str(root)), cell)
+    tracking.flush()
     (folder,) = (root / "wandb").glob(f"offline-run-*-{run}")
     return cell, baseline, read_run(folder)
 
