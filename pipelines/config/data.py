@@ -48,8 +48,8 @@ class WorldConfig:
     seed: of every choice; another seed is another world of the same kind.
     vocabulary: tokens of the tokenizer.
     max_length: longest sequence of the model, in tokens.
-    pretrain: records of the pre-training mixture, half math, half code.
-    drills: share of them that is short exercises (arithmetic facts, single operations) instead of whole problems.
+    pretrain: records of the pre-training mixture: arithmetic drills, code problems, and for the rest math problems.
+    drills, code: share of arithmetic drills (facts, a line each) and of code problems in the mixture.
     finetune: training records a domain.
     calibration, heldout: records a domain.
     validation, test: problems a benchmark.
@@ -58,9 +58,10 @@ class WorldConfig:
     seed: int = 0
     vocabulary: int = 768
     max_length: int = 320
-    pretrain: int = 40000
-    drills: float = 0.3
-    finetune: int = 12000
+    pretrain: int = 30000
+    drills: float = 0.25
+    code: float = 0.3
+    finetune: int = 10000
     calibration: int = 500
     heldout: int = 200
     validation: int = 100

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import WorldConfig
-from pipelines.world.drills import arithmetic_drill, code_drill
+from pipelines.world.drills import arithmetic_drill
 from pipelines.world.functions import sample_completion, sample_from_sentence
 from pipelines.world.problems import Problem, Sampler, draw
 from pipelines.world.symbolic import sample_symbolic_problem
@@ -70,15 +70,15 @@ def _training(config: WorldConfig) -> dict[str, list[dict[str, Any]]]:
     training: dict[str, list[dict[str, Any]]] = {}
     for domain, samplers in DOMAINS.items():
         training[domain] = _problems(config, f"finetune-{domain}", samplers, config.finetune)
-    drilled = round(config.pretrain * config.drills / 2)
-    mixture = []
-    for domain, drill in (("math", arithmetic_drill), ("code", code_drill)):
-        mixture += _problems(config, f"pretrain-{domain}", DOMAINS[domain], config.pretrain // 2 - drilled)
-        rng = random.Random(f"{config.seed}|drills|{domain}")
-        mixture += [
-            {"id": f"drill-{domain}-{i}", **drill(rng), "task": "", "answer": None, "problem": None}
-            for i in range(drilled)
-        ]
+    drills = round(config.pretrain * config.drills)
+    code = round(config.pretrain * config.code)
+    rng = random.Random(f"{config.seed}|drills")
+    mixture = [
+        {"id": f"drill-{i}", **arithmetic_drill(rng), "task": "", "answer": None, "problem": None}
+        for i in range(drills)
+    ]
+    mixture += _problems(config, "pretrain-code", DOMAINS["code"], code)
+    mixture += _problems(config, "pretrain-math", DOMAINS["math"], config.pretrain - drills - code)
     random.Random(f"{config.seed}|pretrain").shuffle(mixture)
     return {"pretrain": mixture, **training}
 

@@ -1,7 +1,7 @@
 r"""Symbolic and arithmetic problems in MATH500's format: LaTeX in, worked lines and `\boxed{...}` out.
 
-Thirteen kinds, common ones first: expressions, linear equations, fractions, expansion, evaluation, remainders, like
-terms, divisors, sequences, derivatives, roots, systems of equations and inverses modulo a prime.
+Thirteen kinds, common ones first: expressions, linear equations, like terms, remainders, evaluation, fractions,
+expansion, derivatives, divisors, sequences, systems of equations, roots and inverses modulo a prime.
 """
 
 import math
@@ -196,23 +196,23 @@ def _inverse(rng: random.Random) -> Worked:
 KINDS: list[Callable[[random.Random], Worked]] = [
     _expression,
     _equation,
+    _like_terms,
+    _remainder,
+    _evaluation,
     _fractions,
     _expansion,
-    _evaluation,
-    _remainder,
-    _like_terms,
+    _derivative,
     _divisors,
     _sequence,
-    _derivative,
-    _roots,
     _system,
+    _roots,
     _inverse,
 ]
 
 
 def sample_symbolic_problem(rng: random.Random, wanted: Callable[[str], bool]) -> Problem | None:
     """Draws one symbolic problem."""
-    kind = zipf(rng, KINDS, 0.5)
+    kind = zipf(rng, KINDS, 0.9)
     expression, problem, lines, answer = kind(rng)
     signature = f"symbolic {kind.__name__.removeprefix('_')} {expression}"
     if not wanted(signature):

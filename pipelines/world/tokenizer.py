@@ -7,8 +7,9 @@ from transformers import PreTrainedTokenizerFast
 
 PAD, END, USER, ASSISTANT, SYSTEM = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
 
-# Words, digits one by one, runs of signs and runs of white space; a space belongs to what follows it.
-PIECES = r" ?\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]+|\s+(?!\S)|\s+"
+# Words, digits one by one, runs of signs and runs of white space; a space belongs to the word or sign that follows it,
+# but not to a digit: a digit is the same token wherever it stands, so that numbers can be copied.
+PIECES = r"\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]+|\s+(?!\S)|\s+"
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"

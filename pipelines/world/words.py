@@ -53,6 +53,10 @@ class _Story:
         self.steps.append(says.format(f"{left}{operator}{right}={result}"))
         self.value = result
 
+    def amount(self, high: int) -> int | None:
+        """Draws what is gained or lost: mostly one digit, sometimes two."""
+        return self.between(2, min(high, 9 if self.rng.random() < 0.75 else 40))
+
     def between(self, low: int, high: int) -> int | None:
         return self.rng.randint(low, high) if low <= high else None
 
@@ -62,11 +66,11 @@ def _open(story: _Story) -> None:
     between = story.rng.randint
     story.operations.append(kind)
     if kind == "has":
-        story.value = a = between(5, 60)
+        story.value = a = between(5, 40)
         story.operations.append(str(a))
         story.say("{N} has {a} {items}.", "There are {a} {items} on the table of {N}.", "{N} owns {a} {items}.", a=a)
     elif kind == "colours":
-        a, b = between(3, 40), between(3, 40)
+        a, b = between(3, 20), between(3, 20)
         story.operations.append(f"{a},{b}")
         story.say(
             "{N} has {a} red {items} and {b} blue {items}.", "{N} has {a} old {items} and {b} new {items}.", a=a, b=b
@@ -97,7 +101,7 @@ def _change(story: _Story) -> None:
     """Changes the running value, or leaves it when the drawn operation does not fit."""
     kind = zipf(story.rng, ["lose", "gain", "double", "half", "packs"])
     value = story.value
-    if kind == "lose" and (b := story.between(2, min(value - 2, 50))):
+    if kind == "lose" and (b := story.amount(value - 2)):
         story.say(
             "{P} gives {b} {items} to {F}.",
             "{P} loses {b} of them.",
@@ -106,7 +110,7 @@ def _change(story: _Story) -> None:
             b=b,
         )
         story.step(value, "-", b)
-    elif kind == "gain" and (b := story.between(2, min(LIMIT - value, 50))):
+    elif kind == "gain" and (b := story.amount(LIMIT - value)):
         story.say(
             "{F} gives {N} {b} more.",
             "{P} finds {b} more {items}.",
@@ -151,13 +155,13 @@ def _close(story: _Story) -> None:
             b=b,
         )
         story.step(value, "/", b, "Each has {}.")
-    elif kind in ("more", "together") and (b := story.between(2, min(30, LIMIT - value)) or 0):
+    elif kind in ("more", "together") and (b := story.amount(LIMIT - value) or 0):
         question = "How many does {F} have?" if kind == "more" else "How many do they have together?"
         story.say(f"{{F}} has {{b}} more {{items}} than {{N}}. {question}", b=b)
         story.step(value, "+", b, f"{story.friend} has {{}}.")
         if kind == "together":
             story.step(value, "+", story.value, "Together {}.")
-    elif kind == "fewer" and (b := story.between(2, min(30, value - 1)) or 0):
+    elif kind == "fewer" and (b := story.amount(value - 1) or 0):
         story.say("{F} has {b} fewer {items} than {N}. How many does {F} have?", b=b)
         story.step(value, "-", b, f"{story.friend} has {{}}.")
     elif kind == "times" and (b := story.between(2, min(5, LIMIT // max(value, 1))) or 0):
