@@ -65,7 +65,7 @@ def _job(composed: DictConfig) -> None:
 
         print_plan(config)
         return
-    if config.merged is not None:
+    if config.experiment.own_merge:
         from pipelines.own_merge import calibrate_own
 
         calibrate_own(config)

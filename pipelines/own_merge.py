@@ -24,6 +24,7 @@ from pipelines.routers import device
 log = logging.getLogger(__name__)
 
 LONGEST = 4096
+USAGE = "python run.py +experiment=calibrate merged=PATH sources=[PATH,PATH] data=[FILE.jsonl,FILE.jsonl] out=PATH"
 
 
 def calibrate_own(config: Config) -> Path:
@@ -65,6 +66,9 @@ def calibrate_own(config: Config) -> Path:
 
 
 def _settings(config: Config) -> dict[str, Any]:
+    missing = [key for key in ("merged", "sources", "data", "out") if not getattr(config, key)]
+    if missing:
+        raise ValueError(f"{', '.join(missing)}: not given; {USAGE}")
     if not isinstance(config.calibrate, HarcConfig):
         raise ValueError(f"calibrate={config.calibrate.method}: +experiment=calibrate takes calibrate=harc")
     if not config.sources or len(config.sources) != len(config.data):

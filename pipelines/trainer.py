@@ -16,6 +16,7 @@ from trl import SFTConfig, SFTTrainer
 from pipelines.config import TrainConfig
 from pipelines.data.tokens import IGNORED
 from pipelines.launch import split_batch
+from pipelines.sampler import LikeLengthSampler
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,14 @@ class RouterTrainer(SFTTrainer):
             self._metrics["train"]["aux_loss"].append(outputs.aux_loss.item())
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss / self.current_gradient_accumulation_steps
         return loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
+        """Batches of like length, unless packing makes every sequence as long."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.packing or len(dataset) < self.args.train_batch_size:
+            return super()._get_train_sampler(train_dataset)
+        lengths = [len(ids) for ids in dataset["input_ids"]]
+        return LikeLengthSampler(lengths, self.args.train_batch_size, self.args.data_seed or self.args.seed)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Loads the checkpoint's weights through from_pretrained.

@@ -53,12 +53,16 @@ class TrackerConfig:
 
 @dataclass
 class ExperimentConfig:
-    """One table or figure: which report is made of its cells. exclude: cells of the sweep that are not rows."""
+    """One table or figure: which report is made of its cells.
+
+    exclude: cells of the sweep that are not rows. own_merge: calibrates a merge of the user's own, in place of a cell.
+    """
 
     name: str = "cells"
     report: str | None = None
     title: str = ""
     exclude: list[dict[str, str]] = field(default_factory=list)
+    own_merge: bool = False
 
 
 @dataclass
