@@ -53,7 +53,7 @@ def _device_memory_gb() -> float:
 
 def _check_engine(node: Node) -> None:
     engine = getattr(node.config, "engine", None)
-    generates = node.stage == "evaluate" or (node.stage == "sample" and node.config.composition != "prompt")
+    generates = node.stage == "evaluate" or (node.stage == "sample" and node.config.composition in ("srccrt", "srcall"))
     if engine is not None and generates and engine.kind == "vllm" and find_spec("vllm") is None:
         raise ImportError(
             "vllm is not installed, and evaluate.engine=vllm needs it: `make setup` installs it (CPU build); on GPUs "

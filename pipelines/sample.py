@@ -1,6 +1,7 @@
 """The sample stage: one domain's calibration set, in the composition asked for (METHOD section 7).
 
-srccrt: the domain's source model answers the prompts greedily, and the correct responses stay. prompt: prompts alone.
+srccrt: the domain's source model answers the prompts greedily, and the correct responses stay; srcall: all of them stay.
+gt: the data's reference responses. prompt: prompts alone.
 Correctness is decided by the judges of the benchmarks: the final answer for math, the tests for code.
 """
 
@@ -89,9 +90,33 @@ def correct_source_responses(
     return kept, rejected
 
 
-# SrcAll (every response), GT (the reference responses) and C4 are further functions of this shape.
+def all_source_responses(
+    config: SampleConfig, inputs: dict[str, Path], records: list[Record]
+) -> tuple[list[Record], list[Record]]:
+    """SrcAll: the source model's greedy responses, right or wrong."""
+    kept, rejected = [], []
+    for record, answered, _ in _answer(config, inputs, records):
+        if answered is None:
+            rejected.append({**record, "response": None, "reason": "no response"})
+        else:
+            kept.append({**record, "response": answered, "messages": None})
+    return kept, rejected
+
+
+def reference_answers(
+    config: SampleConfig, inputs: dict[str, Path], records: list[Record]
+) -> tuple[list[Record], list[Record]]:
+    """GT: the data's own reference responses; nothing is generated."""
+    kept = [record for record in records if record.get("response")]
+    rejected = [{**record, "reason": "no reference response"} for record in records if not record.get("response")]
+    return kept, rejected
+
+
+# C4 (text of no domain) is a further function of this shape.
 COMPOSITIONS: dict[str, Callable[[SampleConfig, dict[str, Path], list[Record]], tuple[list[Record], list[Record]]]] = {
     "srccrt": correct_source_responses,
+    "srcall": all_source_responses,
+    "gt": reference_answers,
     "prompt": prompts_alone,
 }
 

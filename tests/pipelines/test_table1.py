@@ -17,7 +17,7 @@ BUDGET = [
     "scale.world.pretrain=3000", "scale.world.finetune=1000", "scale.world.calibration=60", "scale.world.heldout=30",
     "scale.world.test=4", "scale.world.validation=2", "scale.pretrain.steps=60", "scale.finetune.steps=10",
     "scale.sample.min_kept=1", "scale.sample.max_new_tokens=24", "scale.max_new_tokens=24", "evaluate.samples=2",
-    "calibration_data=prompt",
+    "calibration_data=gt",
 ]  # fmt: skip
 pytestmark = pytest.mark.slow
 
