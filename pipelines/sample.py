@@ -1,6 +1,6 @@
 """The sample stage: one domain's calibration set, in the composition asked for (METHOD section 7).
 
-srccrt: the domain's source model answers the prompts greedily, and the correct responses stay; srcall: all of them stay.
+srccrt: the source model answers the prompts greedily, and the correct responses stay; srcall: all of them stay.
 gt: the data's reference responses. prompt: prompts alone.
 Correctness is decided by the judges of the benchmarks: the final answer for math, the tests for code.
 """
