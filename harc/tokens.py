@@ -48,8 +48,8 @@ def _encode_one(
     messages = _messages(record, position)
     answered = messages[-1]["role"] == "assistant"
     turns = messages[:-1] if answered else messages
-    prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    text = tokenizer.apply_chat_template(messages, tokenize=False) if answered else prompt
+    prompt = str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+    text = str(tokenizer.apply_chat_template(messages, tokenize=False)) if answered else prompt
     if not text.startswith(prompt):
         raise ValueError(f"record {position}: the chat template renders the prompt differently before a response")
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]

@@ -3,11 +3,12 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from pipelines.config import ExperimentConfig, TrackerConfig
 from pipelines.records import read_records
 
 log = logging.getLogger(__name__)
@@ -38,8 +39,9 @@ class ReportCallback(Callback):
         from pipelines.report import build_report, print_report
         from pipelines.tracking import log_report
 
-        experiment = OmegaConf.to_object(config.experiment)
+        experiment = cast(ExperimentConfig, OmegaConf.to_object(config.experiment))
+        tracker = cast(TrackerConfig, OmegaConf.to_object(config.tracker))
         report = build_report(experiment, config.scale.name, records, Path(config.outputs))
-        log_report(OmegaConf.to_object(config.tracker), experiment.name, config.scale.name, report.path)
+        log_report(tracker, experiment.name, config.scale.name, report.path)
         print_report(report)
         sweep_status.code = int(bool(report.failed))

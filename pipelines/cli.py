@@ -105,10 +105,10 @@ def refuse_unknown_keys(node: DictConfig, at: str = "") -> None:
     Raises:
         ValueError: names the key and the valid ones.
     """
-    kind = OmegaConf.get_type(node)
-    typed = isinstance(kind, type) and dataclasses.is_dataclass(kind)
+    kind: Any = OmegaConf.get_type(node)
+    typed = dataclasses.is_dataclass(kind)
     valid = sorted(field.name for field in dataclasses.fields(kind)) if typed else []
-    for key in node:
+    for key in map(str, node):
         if typed and key not in valid:
             raise ValueError(f"unknown key {at}{key} (valid keys there: {', '.join(valid)})")
         if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):

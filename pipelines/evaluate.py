@@ -7,6 +7,7 @@ import eval as evaluation
 from eval.engines import load_engine
 from pipelines.config import EvaluateStageConfig
 from pipelines.data.read import local_path
+from pipelines.routers import model
 
 
 def evaluate(config: EvaluateStageConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
@@ -14,9 +15,8 @@ def evaluate(config: EvaluateStageConfig, inputs: dict[str, Path], out: Path) ->
 
     inputs: `model` unless the config names one; `world` where task data comes from the tiny world.
     """
-    model = inputs.get("model") or config.model
     tasks = {task: local_path(data, inputs.get("world")) if data else None for task, data in config.tasks.items()}
-    engine = load_engine(config.engine, model)
+    engine = load_engine(config.engine, model(inputs, "model", config.model))
     try:
         results = evaluation.evaluate(
             engine,

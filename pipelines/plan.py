@@ -21,8 +21,10 @@ def print_plan(config: Config) -> None:
     outputs = Path(config.outputs)
     cell = cell_of(config)
     table = Table(title=describe(config), title_justify="left", title_style="bold", expand=False)
-    for column, justify in (("stage", "left"), ("state", "left"), ("memory", "right"), ("disk", "right")):
-        table.add_column(column, justify=justify, no_wrap=True)
+    for column in ("stage", "state"):
+        table.add_column(column, no_wrap=True)
+    for column in ("memory", "disk"):
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_column("directory", overflow="fold")
     for node in cell.nodes():
         there = is_made(node, outputs)

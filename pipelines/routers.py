@@ -57,13 +57,13 @@ def calibrate(config: CalibrateStageConfig, inputs: dict[str, Path], out: Path) 
 def diagnose(config: DiagnoseConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     """Routing KL, mismatch and logit shift of `model` against each source, on text that calibration never saw."""
     sources = _sources(config.sources, inputs)
-    model = inputs.get("model") or config.model
+    diagnosed = model(inputs, "model", config.model)
     tokenizer = AutoTokenizer.from_pretrained(next(iter(sources.values())), trust_remote_code=False)
     text = [
         encode(tokenizer, load_records(config.heldout[name], inputs.get("world")), config.max_length)
         for name in sources
     ]
-    report = harc.diagnose(model, list(sources.values()), text, dtype=getattr(torch, config.dtype), device=device())
+    report = harc.diagnose(diagnosed, list(sources.values()), text, dtype=getattr(torch, config.dtype), device=device())
     routing = _by_domain(report.to_dict(), list(sources))
     routing |= {f"{measure}_mean": _mean(routing[measure]) for measure in ("kl", "mismatch", "shift")}
     (out / "routing.json").write_text(json.dumps(routing, indent=1))
@@ -90,7 +90,19 @@ def device() -> str:
 
 def _sources(ids: dict[str, str | None], inputs: dict[str, Path]) -> dict[str, Path | str]:
     """Domain -> its source model, made by a stage or named in the config, in the order of the domains."""
-    return {name: inputs.get(f"source_{name}") or given for name, given in ids.items()}
+    return {name: model(inputs, f"source_{name}", given) for name, given in ids.items()}
+
+
+def model(inputs: dict[str, Path], name: str, given: str | None) -> Path | str:
+    """The model that a stage made, or else the one that the config names.
+
+    Raises:
+        ValueError: neither is there.
+    """
+    found = inputs.get(name) or given
+    if found is None:
+        raise ValueError(f"no model {name}: neither a stage made it nor does the config name it")
+    return found
 
 
 def _calibration_text(
