@@ -7,6 +7,7 @@ written in. Only router weights change. Memory: one layer's weights, and two (to
 
 import logging
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,11 +19,15 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from harc.checkpoint import Checkpoint, CheckpointError, open_checkpoint, replace_tensors
+from harc.calibration_checks import check_calibration
+from harc.checkpoint import Checkpoint, open_checkpoint, replace_tensors
+from harc.fit import Objective, check_fit, fit_router
 from harc.measures import kl_on_features
 from harc.operator import Hessian
+from harc.parallel import barrier, reduce_sum, share, world
 from harc.preconditioner import PreconditionerName
-from harc.solver import RouterSolution, check_options, solve_router
+from harc.resume import Progress, fingerprint
+from harc.solver import RouterSolution
 from harc.streaming import HiddenStates, LayerStream, Store
 from harc.tokens import TokenSequence
 
@@ -33,9 +38,9 @@ log = logging.getLogger(__name__)
 class LayerCalibration:
     """One layer's record.
 
-    iterations, residual, converged, residuals, reason, preconditioner: the solve's (see RouterSolution); seconds: the
-    solve's wall time; kl_before, kl_after: routing KL (nats) on the calibration tokens, mean over domains, with the
-    merged and the calibrated router; kl_before_domains, kl_after_domains: of each domain.
+    iterations, residual, converged, residuals, reason, preconditioner, alpha, kept, held_out_kl, kl_steps: see
+    RouterSolution; seconds: wall time of the fit; kl_before, kl_after: routing KL (nats) on the tokens fitted to, mean
+    over domains, with the merged and the calibrated router; kl_before_domains, kl_after_domains: of each domain.
     """
 
     layer: int
@@ -50,6 +55,10 @@ class LayerCalibration:
     kl_after: float
     kl_before_domains: list[float]
     kl_after_domains: list[float]
+    alpha: float | None = None
+    kept: bool = False
+    held_out_kl: dict[str, float] = field(default_factory=dict)
+    kl_steps: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -78,9 +87,10 @@ def calibrate(
     data: Sequence[Sequence[TokenSequence]],
     *,
     out: str | Path,
-    alpha: float = 0.9,
+    alpha: float | Literal["auto"] = 0.9,
     beta: float | None = None,
     hessian: Hessian = "full",
+    objective: Objective = "quadratic",
     layers: Literal["all"] | int = "all",
     tol: float = 1e-6,
     max_iter: int = 1000,
@@ -90,18 +100,22 @@ def calibrate(
     tokens_per_batch: int = 4096,
     min_tokens: int | None = None,
     memory_budget_gb: float | None = None,
+    resume: str | Path | None = None,
     progress: bool = True,
 ) -> CalibrationReport:
     """Calibrates a merged checkpoint's routers to its sources' distributions and writes a complete checkpoint to `out`.
+
+    Under an initialised torch.distributed process group, each process takes a share of the sequences (harc.parallel).
 
     Args:
         merged: the merged checkpoint (folder or hub id), whatever made it.
         sources: a domain's source model each; only their routers are read.
         data: a domain's calibration text each.
         out: the new checkpoint; shards without a router are linked, not copied.
-        alpha: damping of the precision matrix's off-diagonals, α Λ + (1 − α) diag Λ.
+        alpha: damping of the precision matrix's off-diagonals, α Λ + (1 − α) diag Λ; "auto" chooses by held-out text.
         beta: if given, Λ + β diag Λ instead.
         hessian: curvature of the routing distribution: full, diagonal or identity.
+        objective: "quadratic", or "kl" for Newton steps on the exact routing KL.
         layers: "all", or how many of the last MoE layers.
         tol: of the solve, on ‖residual‖ / ‖right-hand side‖.
         max_iter: iterations a layer at most.
@@ -111,6 +125,8 @@ def calibrate(
         tokens_per_batch: tokens forwarded at once, padding included.
         min_tokens: the least number of tokens a domain must have, by default the hidden size.
         memory_budget_gb: beyond this, hidden states and router inputs are kept in memory-mapped files.
+        resume: a folder for finished layers; a calibration killed and started again with the same one goes on there. It
+            is removed at the end.
         progress: whether to show a bar.
 
     Raises:
@@ -121,51 +137,107 @@ def calibrate(
     stream = LayerStream(merged, dtype=dtype, device=device)
     opened = [open_checkpoint(source) for source in sources]
     chosen = choose_layers(stream, layers)
-    check_options(alpha, beta, hessian, preconditioner)
-    _check(stream, opened, data, out, min_tokens)
-    store = Store(memory_budget_gb)
-    states = [HiddenStates(stream, sequences, tokens_per_batch, store) for sequences in data]
+    check_fit(alpha, beta, hessian, objective, preconditioner)
+    check_calibration(stream, opened, data, out, min_tokens)
+    settings = {
+        "alpha": alpha,
+        "beta": beta,
+        "hessian": hessian,
+        "objective": objective,
+        "layers": layers,
+        "tol": tol,
+        "max_iter": max_iter,
+    }
+    rank, processes = world()
+    key = fingerprint([stream.checkpoint, *opened], data, {**settings, "dtype": stream.dtype, "processes": processes})
+    finished = Progress(None if resume is None or processes > 1 else Path(resume), key)
+    texts = [_Text(stream, sequences, alpha == "auto", tokens_per_batch, Store(memory_budget_gb)) for sequences in data]
     with stream.loaded(None):
-        for state in states:
-            state.embed()
+        for text in texts:
+            text.state.embed()
     records: list[LayerCalibration] = []
     weights: dict[str, Tensor] = {}
-    with tqdm(total=len(chosen), desc="calibrate", unit="layer", disable=not progress) as bar:
+    with tqdm(total=len(chosen), desc="calibrate", unit="layer", disable=not progress or rank > 0) as bar:
         for layer in range(max(chosen, default=-1) + 1):
             with stream.loaded(layer):
+                done = finished.load(layer) if layer in chosen else None
+                if layer not in chosen or done is not None:
+                    if done is not None:
+                        stream.set_router(layer, done[0])
+                    for text in texts:
+                        text.state.forward(layer)
                 if layer not in chosen:
-                    for state in states:
-                        state.forward(layer)
                     continue
-                inputs = [state.router_inputs(layer) for state in states]
-                features = [x.to(device) for x, _ in inputs]
-                targets = [stream.router_weight(layer, source) for source in opened]
-                start = stream.router_weight(layer)
-                solution = solve_router(
-                    features,
-                    [target.to(device) for target in targets],
-                    alpha=alpha,
-                    beta=beta,
-                    hessian=hessian,
-                    activation=stream.routers[layer].activation,
-                    init=start.to(device),
-                    tol=tol,
-                    max_iter=max_iter,
-                    preconditioner=preconditioner,
-                )
-                weight = _store(solution, start, layer)
-                weights[stream.routers[layer].checkpoint_key] = weight
-                records.append(_record(stream, layer, solution, features, targets, start, weight))
-                stream.set_router(layer, weight)
-                for state, (x, split) in zip(states, inputs, strict=True):
-                    state.complete(layer, x, split)
+                if done is None:
+                    inputs = [text.state.router_inputs(layer) for text in texts]
+                    parts = [text.split(x.to(device)) for text, (x, _) in zip(texts, inputs, strict=True)]
+                    targets = [stream.router_weight(layer, source).to(device) for source in opened]
+                    solution = fit_router(
+                        [part[0] for part in parts],
+                        targets,
+                        init=stream.router_weight(layer).to(device),
+                        held_out=[part[1] for part in parts] if alpha == "auto" else None,
+                        alpha=alpha,
+                        beta=beta,
+                        hessian=hessian,
+                        objective=objective,
+                        activation=stream.routers[layer].activation,
+                        tol=tol,
+                        max_iter=max_iter,
+                        preconditioner=preconditioner,
+                        reduce=reduce_sum if processes > 1 else None,
+                    )
+                    weight, record = _record(stream, layer, solution, [part[0] for part in parts], targets)
+                    finished.save(layer, weight, asdict(record))
+                    stream.set_router(layer, weight)
+                    for text, (x, split) in zip(texts, inputs, strict=True):
+                        text.state.complete(layer, x, split)
+                else:
+                    weight, record = done[0], LayerCalibration(**done[1])
+            weights[stream.routers[layer].checkpoint_key] = weight
+            records.append(record)
             bar.update()
-            bar.set_postfix(layer=layer, kl=f"{records[-1].kl_before:.4f}→{records[-1].kl_after:.4f}")
-    replace_tensors(stream.checkpoint, out, weights)
-    settings = {"alpha": alpha, "beta": beta, "hessian": hessian, "layers": layers, "tol": tol, "max_iter": max_iter}
-    return CalibrationReport(
-        records, [state.tokens for state in states], time.perf_counter() - began, peak_memory_gb(), settings
-    )
+            bar.set_postfix(layer=layer, kl=f"{record.kl_before:.4f}→{record.kl_after:.4f}")
+    if rank == 0:
+        replace_tensors(stream.checkpoint, out, weights)
+    barrier()
+    finished.clear()
+    tokens = [sum(len(sequence) for sequence in sequences) for sequences in data]
+    return CalibrationReport(records, tokens, time.perf_counter() - began, peak_memory_gb(), settings)
+
+
+class _Text:
+    """One domain's sequences in this process, those held out (one in five, by their content) last."""
+
+    def __init__(
+        self,
+        stream: LayerStream,
+        sequences: Sequence[TokenSequence],
+        hold_out: bool,
+        tokens_per_batch: int,
+        store: Store,
+    ) -> None:
+        fitted, held = divide(sequences) if hold_out else (list(sequences), [])
+        fitted, held = share(fitted), share(held)
+        self._fitted = sum(len(sequence) for sequence in fitted)
+        self.state = HiddenStates(stream, fitted + held, tokens_per_batch, store)
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Router inputs to fit to, and those held out."""
+        return x[: self._fitted], x[self._fitted :]
+
+
+def divide(sequences: Sequence[TokenSequence]) -> tuple[list[TokenSequence], list[TokenSequence]]:
+    """Divides sequences into those to fit to and those held out, about one in five, whatever their order.
+
+    Raises:
+        ValueError: fewer than two different sequences.
+    """
+    ranked = sorted(sequences, key=lambda sequence: (zlib.crc32(sequence.ids.numpy().tobytes()), sequence.ids.tolist()))
+    count = max(1, len(ranked) // 5)
+    if len(ranked) < 2:
+        raise ValueError("alpha='auto' holds sequences out to choose by: at least two a domain are needed")
+    return ranked[count:], ranked[:count]
 
 
 def choose_layers(stream: LayerStream, layers: Literal["all"] | int) -> list[int]:
@@ -193,77 +265,25 @@ def peak_memory_gb() -> float:
         return getattr(info, "peak_wset", info.rss) / 1e9
 
 
-def _check(
-    stream: LayerStream,
-    sources: Sequence[Checkpoint],
-    data: Sequence[Sequence[TokenSequence]],
-    out: Path,
-    min_tokens: int | None,
-) -> None:
-    if not sources or len(sources) != len(data):
-        raise ValueError(f"expected calibration data for every source, found {len(sources)} sources, {len(data)} data")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out}: there already; choose another name or remove it")
-    vocabulary = stream.checkpoint.config.get("vocab_size", 0)
-    for index, sequences in enumerate(data):
-        tokens = sum(len(sequence) for sequence in sequences)
-        least = next(iter(stream.routers.values())).weight.shape[1] if min_tokens is None else min_tokens
-        if tokens < max(least, 1):
-            raise ValueError(
-                f"domain {index} ({sources[index].source}): {tokens} calibration tokens, at least {max(least, 1)} needed; "
-                "a router fitted to fewer tokens than it has inputs follows their accidents"
-            )
-        largest = max(int(sequence.ids.max()) for sequence in sequences if len(sequence))
-        if vocabulary and largest >= vocabulary:
-            raise ValueError(f"domain {index}: token id {largest}; {stream.checkpoint.source} has {vocabulary} tokens")
-    for source in sources:
-        for layer, router in stream.routers.items():
-            key, expected = router.checkpoint_key, stream.checkpoint.tensors[router.checkpoint_key]
-            if key not in source:
-                raise CheckpointError(
-                    f"{source.source}: no router {key}; is it of the architecture of the merged model?"
-                )
-            if source.tensors[key].shape != expected.shape:
-                raise CheckpointError(
-                    f"{source.tensors[key].file}: router {key} has shape {source.tensors[key].shape}, "
-                    f"{expected.shape} in {stream.checkpoint.source}"
-                )
-            if not torch.isfinite(stream.router_weight(layer, source)).all():
-                raise CheckpointError(f"{source.tensors[key].file}: NaN or Inf in router {key}")
-    for layer, router in stream.routers.items():
-        if not torch.isfinite(stream.router_weight(layer)).all():
-            raise CheckpointError(f"{stream.checkpoint.source}: NaN or Inf in router {router.checkpoint_key}")
-
-
-def _store(solution: RouterSolution, start: Tensor, layer: int) -> Tensor:
-    weight = solution.weight.to("cpu", start.dtype)
-    if not torch.isfinite(weight).all():
-        raise ValueError(f"layer {layer}: the solved router has values that {start.dtype} cannot hold")
-    if not solution.converged:
-        log.warning(
-            "layer %d: the solve ended at residual %.2e after %d iterations (%s)",
-            layer,
-            solution.residual,
-            solution.iterations,
-            solution.reason,
-        )
-    return weight
-
-
 def _record(
     stream: LayerStream,
     layer: int,
     solution: RouterSolution,
     features: Sequence[Float[Tensor, "tokens hidden"]],
     targets: Sequence[Float[Tensor, "experts hidden"]],
-    before: Float[Tensor, "experts hidden"],
-    after: Float[Tensor, "experts hidden"],
-) -> LayerCalibration:
-    activation = stream.routers[layer].activation
+) -> tuple[Float[Tensor, "experts hidden"], LayerCalibration]:
+    """The weight as it will be stored, and the layer's record."""
+    before = stream.router_weight(layer)
+    weight = solution.weight.to("cpu", before.dtype)
+    if not torch.isfinite(weight).all():
+        raise ValueError(f"layer {layer}: the solved router has values that {before.dtype} cannot hold")
+    if not solution.converged:
+        log.warning("layer %d: %s at residual %.2e", layer, solution.reason, solution.residual)
+    activation, reduce = stream.routers[layer].activation, reduce_sum
     pairs = list(zip(features, targets, strict=True))
-    kl_before = [kl_on_features(x, target, before, activation) for x, target in pairs]
-    kl_after = [kl_on_features(x, target, after, activation) for x, target in pairs]
-    return LayerCalibration(
+    kl_before = [kl_on_features(x, target, before, activation, reduce) for x, target in pairs]
+    kl_after = [kl_on_features(x, target, weight, activation, reduce) for x, target in pairs]
+    return weight, LayerCalibration(
         layer=layer,
         iterations=solution.iterations,
         residual=solution.residual,
@@ -276,4 +296,8 @@ def _record(
         kl_after=sum(kl_after) / len(kl_after),
         kl_before_domains=kl_before,
         kl_after_domains=kl_after,
+        alpha=solution.alpha,
+        kept=solution.kept,
+        held_out_kl=solution.held_out_kl,
+        kl_steps=solution.kl_steps,
     )

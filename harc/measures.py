@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from harc.operator import token_blocks
+from harc.operator import Reduce, token_blocks
 from harc.routers import Activation
 
 
@@ -57,14 +57,16 @@ def kl_on_features(
     source: Float[Tensor, "experts hidden"],
     merged: Float[Tensor, "experts hidden"],
     activation: Activation = "softmax",
+    reduce: Reduce | None = None,
 ) -> float:
     """The mean routing KL of two router weights on the same inputs, a block of tokens at a time; NaN without tokens."""
     dtype = torch.promote_types(features.dtype, torch.float32)
     source, merged = source.to(features.device, dtype), merged.to(features.device, dtype)
-    total = sum(
-        float(routing_kl(x @ source.T, x @ merged.T, activation).double().sum()) for x in token_blocks(features, dtype)
-    )
-    return total / len(features) if len(features) else float("nan")
+    sums = torch.tensor([0.0, float(len(features))], dtype=torch.float64)
+    for x in token_blocks(features, dtype):
+        sums[0] += float(routing_kl(x @ source.T, x @ merged.T, activation).double().sum())
+    total, count = (reduce(sums) if reduce else sums).tolist()
+    return total / count if count else float("nan")
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class PrecisionOperator:
         Raises:
             ValueError: shapes that do not fit, a domain without tokens, values that are not finite.
         """
-        check_inputs(features, routers)
+        check_inputs(features, routers, shared=reduce is not None)
         self.dtype = dtype or working_dtype(features, routers)
         self.device = features[0].device
         self.coupled = hessian == "full" and activation == "softmax"
@@ -135,7 +135,10 @@ class PrecisionOperator:
         return z.addcmul_(c, z.sum(1, keepdim=True), value=-1) if self.coupled else z
 
     def _add(self, index: int, x: Tensor, router: Tensor, activation: Activation) -> None:
-        weight = 1 / float(self.reduce(torch.tensor(float(len(x)), dtype=torch.float64)))
+        count = float(self.reduce(torch.tensor(float(len(x)), dtype=torch.float64)))
+        if not count:
+            raise ValueError(f"domain {index}: no tokens")
+        weight = 1 / count
         curvature = torch.empty(len(x), len(router), dtype=self.dtype, device=self.device)
         diagonal = torch.zeros(self.shape, dtype=torch.float64, device=self.device)
         for block, c in zip(token_blocks(x, self.dtype), self._split(curvature), strict=True):
@@ -151,8 +154,10 @@ class PrecisionOperator:
         self._diagonals.append(diagonal)
 
 
-def check_inputs(features: Sequence[Tensor], routers: Sequence[Tensor]) -> None:
+def check_inputs(features: Sequence[Tensor], routers: Sequence[Tensor], *, shared: bool = False) -> None:
     """Holds features (one (tokens, hidden) a domain) against routers (one (experts, hidden) a domain).
+
+    shared: a data-parallel process may hold no token of a domain.
 
     Raises:
         ValueError: naming the domain and what was found.
@@ -167,7 +172,7 @@ def check_inputs(features: Sequence[Tensor], routers: Sequence[Tensor]) -> None:
             raise ValueError(
                 f"domain {index}: features of shape {tuple(x.shape)}, expected (tokens, {router.shape[1]})"
             )
-        if not len(x):
+        if not len(x) and not shared:
             raise ValueError(f"domain {index}: no tokens")
         if not torch.isfinite(router).all():
             raise ValueError(f"domain {index}: NaN or Inf in the source router")

@@ -1,9 +1,13 @@
-"""Preconditioners for Λ̃: one Cholesky factor an expert, and the constant direction solved exactly.
+"""Preconditioners for Λ̃: factors over the hidden dimension for the experts, and the constant direction solved exactly.
 
 Expert blocks. The block of Λ̃ at (e, e) is  B_e = coupling · E[q_e x xᵀ] + damping · diag(D_e),  q = p (1 − p). It is
 estimated from m tokens an expert, drawn without replacement with inclusion probability π ∝ q_e (at most 1; tokens that
 reach 1 are always in), weighted by q_e / π, and rescaled to the diagonal D_e, which is known exactly. Building takes
 E m d² operations whatever the number of tokens; with m at least the number of tokens the blocks are exact.
+
+Shared factor. Where d is large and tokens are few, E factors of d × d cost more than they save. Then all experts share
+the correlation matrix R of tokens drawn by their total curvature:  B_e = S_e⁻¹ (coupling · R + damping · I) S_e⁻¹  with
+each expert's own scale S_e = D_e^(−½). One d × d factor, m d² operations.
 
 Constant direction. H 1 = 0: adding one vector u to every expert's row is seen by damping alone,
 Λ̃ (1 uᵀ) = damping · D ∘ (1 uᵀ), so the coarse operator on u is the diagonal Σ_e damping · D_e, inverted by one
@@ -11,21 +15,23 @@ division. Blocks B and coarse inverse Q are joined multiplicatively (balancing),
 
     M⁻¹ = Q + (I − Q Λ̃) B⁻¹ (I − Λ̃ Q)
 
-With damping = 0 the direction is in the null space; then Q projects it out instead.
+With damping = 0 the direction is in the null space; then it is projected out instead.
 """
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harc.operator import PrecisionOperator
+from harc.operator import Domain, PrecisionOperator
 
-PreconditionerName = Literal["auto", "blocks", "diagonal", "none"]
+PreconditionerName = Literal["auto", "blocks", "shared", "diagonal", "none"]
 
 
 _LEAST_SAMPLED = 2048
+_PRODUCTS = 60  # what building the expert blocks may cost, in products with Λ̃ (about what the blocks save)
+_LEAST_BYTES = 1 << 28  # memory that expert blocks may always take; beyond it, a fifth of the features
 
 
 class Preconditioner(Protocol):
@@ -41,20 +47,33 @@ class Preconditioner(Protocol):
 def make_preconditioner(
     operator: PrecisionOperator, name: PreconditionerName = "auto", *, sampled: int | None = None, seed: int = 0
 ) -> Preconditioner:
-    """Builds a preconditioner. sampled: tokens an expert that the blocks are estimated from.
+    """Builds a preconditioner. sampled: tokens that a factor is estimated from.
 
     Raises:
         ValueError: an unknown name.
     """
+    hidden = operator.shape[1]
     if name == "auto":
-        name = "blocks"
+        name = "blocks" if _blocks_pay(operator, sampled or max(4 * hidden, _LEAST_SAMPLED)) else "shared"
     if name == "none":
         return _Identity(operator)
     if name == "diagonal":
         return _Diagonal(operator)
+    if name == "shared":
+        return SharedFactor(operator, sampled or max(8 * hidden, _LEAST_SAMPLED), seed)
     if name == "blocks":
-        return ExpertBlocks(operator, sampled or max(2 * operator.shape[1], _LEAST_SAMPLED), seed)
-    raise ValueError(f"preconditioner {name!r}: expected auto, blocks, diagonal or none")
+        return ExpertBlocks(operator, sampled or max(4 * hidden, _LEAST_SAMPLED), seed)
+    raise ValueError(f"preconditioner {name!r}: expected one of {', '.join(get_args(PreconditionerName))}")
+
+
+def _blocks_pay(operator: PrecisionOperator, sampled: int) -> bool:
+    """Whether expert blocks are worth their building and fit beside the features."""
+    experts, hidden = operator.shape
+    tokens = sum(len(domain.features) for domain in operator.domains)
+    building = min(sampled, tokens) * hidden**2 + 2 * hidden**3
+    features = sum(domain.features.numel() * domain.features.element_size() for domain in operator.domains)
+    fits = experts * hidden**2 * operator.dtype.itemsize <= max(_LEAST_BYTES, features / 5)
+    return fits and building <= _PRODUCTS * 4 * tokens * hidden
 
 
 class _Identity:
@@ -79,22 +98,14 @@ class _Diagonal:
         return out - out.mean(0) if self._center else out
 
 
-class ExpertBlocks:
-    """The two-level preconditioner of this file's docstring."""
+class _TwoLevel:
+    """Joins the factors of a subclass, `_solve`, with the constant direction."""
 
-    name = "blocks"
-
-    def __init__(self, operator: PrecisionOperator, sampled: int, seed: int = 0) -> None:
-        experts, hidden = operator.shape
+    def __init__(self, operator: PrecisionOperator) -> None:
         self._coupled, self._singular = operator.coupled, operator.singular
         self._scale = _safe_inverse(operator.diagonal).sqrt().to(operator.dtype)
-        self._diagonal = operator.diagonal.to(operator.dtype)
+        self._damped = (operator.damping * operator.diagonal).to(operator.dtype)
         self._coarse = _safe_inverse(operator.damping * operator.diagonal.sum(0)).to(operator.dtype)
-        self._damping = operator.damping
-        self._inverse = torch.empty(experts, hidden, hidden, dtype=operator.dtype, device=operator.device)
-        for expert in range(experts):
-            block = operator.reduce(_sampled_gram(operator, expert, sampled, seed))
-            self._inverse[expert] = self._invert(block, operator.coupling, operator.damping)
 
     def __call__(self, r: Tensor) -> Tensor:
         """Applies M⁻¹ to a residual."""
@@ -104,45 +115,88 @@ class ExpertBlocks:
             out = self._solve(r - r.mean(0))
             return out - out.mean(0)
         constant = r.sum(0) * self._coarse  # Q r = 1 ⊗ constant
-        out = self._solve(r - self._damping * self._diagonal * constant)
-        overlap = (self._damping * self._diagonal * out).sum(0) * self._coarse  # Q Λ̃ out
+        out = self._solve(r - self._damped * constant)
+        overlap = (self._damped * out).sum(0) * self._coarse  # Q Λ̃ out
         return out + (constant - overlap)
+
+    def _solve(self, r: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class ExpertBlocks(_TwoLevel):
+    """One factor an expert."""
+
+    name = "blocks"
+
+    def __init__(self, operator: PrecisionOperator, sampled: int, seed: int = 0) -> None:
+        super().__init__(operator)
+        experts, hidden = operator.shape
+        self._inverse = torch.empty(experts, hidden, hidden, dtype=operator.dtype, device=operator.device)
+        for expert in range(experts):
+            q = [_curvature(operator, domain)[:, expert] * domain.weight for domain in operator.domains]
+            gram = _sampled_gram(operator, torch.cat(q), sampled, seed + expert)
+            self._inverse[expert] = _invert(gram, operator.coupling, operator.damping)
 
     def _solve(self, r: Tensor) -> Tensor:
         return self._scale * torch.bmm(self._inverse, (self._scale * r).unsqueeze(2)).squeeze(2)
 
-    def _invert(self, gram: Tensor, coupling: float, damping: float) -> Tensor:
-        """The inverse of coupling · R + damping · I, R the Gram matrix scaled to unit diagonal."""
-        scale = _safe_inverse(gram.diagonal().clone()).sqrt()
-        block = gram.mul_(scale).mul_(scale[:, None]).mul_(coupling)
-        shift = damping
-        for attempt in range(8):
-            block.diagonal().copy_(torch.full_like(scale, coupling + shift))
-            factor, failed = torch.linalg.cholesky_ex(block)
-            if not failed:
-                return torch.cholesky_inverse(factor)
-            shift = max(shift, 1e-6) + 10.0**attempt * 1e-6  # rounding made a nearly singular block indefinite
-        return torch.eye(len(block), dtype=block.dtype, device=block.device)
+
+class SharedFactor(_TwoLevel):
+    """One factor for all experts, each with its own scale."""
+
+    name = "shared"
+
+    def __init__(self, operator: PrecisionOperator, sampled: int, seed: int = 0) -> None:
+        super().__init__(operator)
+        q = [_curvature(operator, domain).sum(1) * domain.weight for domain in operator.domains]
+        gram = _sampled_gram(operator, torch.cat(q), sampled, seed)
+        self._inverse = _invert(gram, operator.coupling, operator.damping)
+
+    def _solve(self, r: Tensor) -> Tensor:
+        return self._scale * ((self._scale * r) @ self._inverse)
 
 
-def _sampled_gram(operator: PrecisionOperator, expert: int, sampled: int, seed: int) -> Tensor:
-    """Estimates Σ_i 1/T_i Σ_x q_e x xᵀ from about `sampled` tokens."""
+def _invert(gram: Tensor, coupling: float, damping: float) -> Tensor:
+    """The inverse of coupling · R + damping · I, R the Gram matrix scaled to unit diagonal."""
+    scale = _safe_inverse(gram.diagonal().clone()).sqrt()
+    block = gram.mul_(scale).mul_(scale[:, None]).mul_(coupling)
+    shift = damping
+    for attempt in range(8):
+        block.diagonal().copy_(torch.full_like(scale, coupling + shift))
+        factor, failed = torch.linalg.cholesky_ex(block)
+        if not failed:
+            return torch.cholesky_inverse(factor)
+        shift = max(shift, 1e-6) + 10.0**attempt * 1e-6  # rounding made a nearly singular block indefinite
+    return torch.eye(len(block), dtype=block.dtype, device=block.device)
+
+
+def _curvature(operator: PrecisionOperator, domain: Domain) -> Tensor:
+    """The curvatures q = p (1 − p), (tokens, experts)."""
+    return domain.curvature * (1 - domain.curvature) if operator.coupled else domain.curvature
+
+
+def _sampled_gram(operator: PrecisionOperator, weights: Tensor, sampled: int, seed: int) -> Tensor:
+    """Estimates Σ_x weight · x xᵀ, over the tokens of all domains and processes, from about `sampled` of them."""
     hidden = operator.shape[1]
     gram = torch.zeros(hidden, hidden, dtype=operator.dtype, device=operator.device)
-    weights = []
-    for domain in operator.domains:
-        q = domain.curvature[:, expert]
-        weights.append((q * (1 - q) if operator.coupled else q) * domain.weight)
-    chosen, factors = _draw(torch.cat(weights), sampled, seed + expert)
+    processes = round(float(operator.reduce(torch.ones(1, dtype=torch.float64))))
+    chosen, factors = _draw(weights, -(-sampled // processes), seed)
     start = 0
     for domain in operator.domains:
         here = (chosen >= start) & (chosen < start + len(domain.features))
         rows, factor = chosen[here] - start, factors[here]
-        for part, scale in zip(rows.split(8192), factor.split(8192), strict=True):
-            x = domain.features[part].to(operator.dtype).mul_(scale.sqrt()[:, None])
-            gram.addmm_(x.T, x)
+        for part, share in zip(rows.split(8192), factor.split(8192), strict=True):
+            _add_gram(gram, domain.features[part].to(operator.dtype).mul_(share.sqrt()[:, None]))
         start += len(domain.features)
-    return gram
+    gram = operator.reduce(gram)
+    return gram.triu_().add_(gram.triu(1).T)
+
+
+def _add_gram(gram: Tensor, x: Tensor, bands: int = 4) -> None:
+    """Adds xᵀ x to the upper triangle, in bands of rows: five eighths of the full product's work."""
+    width = -(-gram.shape[0] // bands)
+    for start in range(0, gram.shape[0], width):
+        gram[start : start + width, start:].addmm_(x[:, start : start + width].T, x[:, start:])
 
 
 def _draw(weights: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:

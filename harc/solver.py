@@ -29,7 +29,8 @@ class RouterSolution:
 
     weight: float32 (float64 if the features are); residual: the true ‖b − Λ̃ W‖ / ‖b‖; residuals: one an iteration, from
     the start (as conjugate gradients see it; true at the end of every round); reason: why it ended; seconds: wall time
-    in all, setup_seconds: of them, statistics and preconditioner.
+    in all, setup_seconds: of them, statistics and preconditioner. alpha, kept, held_out_kl, kl_steps: of harc.fit, the
+    α in use, whether the start was kept, held-out routing KL by α, and the routing KL after each Newton step.
     """
 
     weight: Float[Tensor, "experts hidden"]
@@ -41,6 +42,10 @@ class RouterSolution:
     preconditioner: str = "none"
     seconds: float = 0.0
     setup_seconds: float = 0.0
+    alpha: float | None = None
+    kept: bool = False
+    held_out_kl: dict[str, float] = field(default_factory=dict)
+    kl_steps: list[float] = field(default_factory=list)
 
 
 def solve_router(
@@ -79,7 +84,7 @@ def solve_router(
     """
     began = time.perf_counter()
     check_options(alpha, beta, hessian, preconditioner)
-    check_inputs(features, routers)
+    check_inputs(features, routers, shared=reduce is not None)
     start = torch.stack([router.double() for router in routers]).mean(0) if init is None else init.double()
     if start.shape != routers[0].shape or not torch.isfinite(start).all():
         raise ValueError(f"init: expected finite values of shape {tuple(routers[0].shape)}, found {tuple(start.shape)}")
@@ -102,6 +107,7 @@ def solve_router(
     wide = features[0].dtype == torch.float64
     solution.weight = solution.weight.to(features[0].device, torch.float64 if wide else torch.float32)
     solution.seconds = time.perf_counter() - began
+    solution.alpha = alpha if beta is None else None
     return solution
 
 
@@ -138,7 +144,7 @@ def solve(
     residuals, iterations, reason, stalls = [best], 0, "", 0
     target = tol * norm * (0.1 if operator.dtype == torch.float64 else 1)  # a digit to spare where it costs nothing
     while best > tol and not reason:
-        step, steps, broke = _conjugate_gradients(
+        step, steps, broke = conjugate_gradients(
             operator, r.to(operator.dtype), preconditioner, target, max_iter - iterations
         )
         w = best_w + step.double()
@@ -167,7 +173,7 @@ def solve(
     )
 
 
-def _conjugate_gradients(
+def conjugate_gradients(
     operator: PrecisionOperator, r: Tensor, preconditioner: Preconditioner, target: float, max_iter: int
 ) -> tuple[Tensor, list[float], str]:
     """One round for Λ̃ δ = r from δ = 0: the correction, ‖residual‖ after each iteration, and what broke, if anything.

@@ -172,7 +172,8 @@ class HiddenStates:
             self.batches.append((torch.cat(rows), ids, mask))
         self._chunk = tokens_per_batch
         self._store = store
-        self.values = torch.empty(0)
+        width = next(iter(stream.routers.values())).weight.shape[1]
+        self.values = torch.empty(0, width, dtype=stream.dtype)
 
     def embed(self) -> None:
         """Fills in the token embeddings; the stream's embeddings must be loaded."""
@@ -191,7 +192,7 @@ class HiddenStates:
         """The inputs of a loaded layer's router, and whether the layer's first half is done (see `complete`)."""
         router, block = self.stream.routers[layer], self.stream.moe(layer)
         split = self._splits(layer)
-        kept = self.values.new_empty(0)
+        kept = self.values[:0]
         seen: list[Tensor] = []
         tap = router.module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         try:

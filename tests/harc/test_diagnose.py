@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny_models import KINDS, family, random_model, text
+from tiny_models import EVERY_KIND, family, random_model, text
 from transformers import AutoModelForCausalLM
 
 import harc
@@ -29,7 +29,7 @@ def logits_of(path, sequences):
     return [torch.cat(z) for z in layers], [torch.cat(c) for c in chosen]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_equals_whole_models(kind, tmp_path) -> None:
     paths, data = family(kind, tmp_path), [text(seed=3), text(seed=4)]
     report = harc.diagnose(paths[0], paths[1:], data, tokens_per_batch=100)

@@ -60,7 +60,7 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize("preconditioner", ["auto", "blocks", "diagonal", "none"])
+@pytest.mark.parametrize("preconditioner", ["blocks", "shared", "diagonal", "none"])
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_equals_dense_solve(variant, preconditioner) -> None:
     features, routers = problem()

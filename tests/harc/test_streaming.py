@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import KINDS, random_model, text
+from tiny_models import EVERY_KIND, random_model, text
 from transformers import AutoModelForCausalLM
 
 from harc.checkpoint import CheckpointError
@@ -10,7 +10,7 @@ from harc.streaming import HiddenStates, LayerStream, Store
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_layerwise_forward_equals_the_whole_model(kind, dtype, tmp_path) -> None:
     random_model(kind, dtype=dtype).save_pretrained(tmp_path)
     sequences = text(count=9)

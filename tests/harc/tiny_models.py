@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -44,6 +45,8 @@ KINDS = {
         "num_key_value_heads": 4,
     },
 }
+
+EVERY_KIND = [kind if kind == "olmoe" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 
 
 def config_of(kind: str, **settings: object) -> AutoConfig:

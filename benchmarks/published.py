@@ -1,0 +1,58 @@
+"""A plain statement of HARC's published solver, to measure ours against: conjugate gradients without a preconditioner.
+
+Everything is recomputed at every product, as published: probabilities by softmax, the diagonal, all in fp32 over all
+tokens at once, with fp64 accumulation of the sums over domains and of scalars (METHOD sections 4 and 5).
+"""
+
+import torch
+from torch import Tensor
+
+
+def product(features: list[Tensor], routers: list[Tensor], v: Tensor, alpha: float) -> Tensor:
+    """Λ̃ V in float64."""
+    total = torch.zeros(v.shape, dtype=torch.float64)
+    for x, w in zip(features, routers, strict=True):
+        total += domain_product(x, w, v, alpha).double()
+    return total
+
+
+def domain_product(x: Tensor, w: Tensor, v: Tensor, alpha: float) -> Tensor:
+    """One domain's Λ̃_i V."""
+    p = (x @ w.T).softmax(1)
+    z = x @ v.T
+    hz = p * z - p * (p * z).sum(1, keepdim=True)
+    full = hz.T @ x / len(x)
+    diagonal = (p * (1 - p)).T @ (x * x) / len(x)
+    return alpha * full + (1 - alpha) * diagonal * v
+
+
+def solve(
+    features: list[Tensor],
+    routers: list[Tensor],
+    start: Tensor,
+    *,
+    alpha: float = 0.9,
+    tol: float = 1e-6,
+    max_iter: int = 1000,
+) -> tuple[Tensor, int, float]:
+    """Plain conjugate gradients from `start`: the weight, the iterations, the residual it believes in."""
+    features = [x.float() for x in features]
+    rhs = sum(domain_product(x, w, w, alpha).double() for x, w in zip(features, routers, strict=True))
+    w = start.clone()
+    r = (rhs - product(features, routers, w, alpha)).float()
+    p, rho = r.clone(), dot(r, r)
+    limit = tol * float(rhs.norm())
+    iterations = 0
+    while iterations < max_iter and rho**0.5 > limit:
+        q = product(features, routers, p, alpha).float()
+        step = rho / dot(p, q)
+        w += step * p
+        r -= step * q
+        rho, old = dot(r, r), rho
+        p = r + (rho / old) * p
+        iterations += 1
+    return w, iterations, rho**0.5 / float(rhs.norm())
+
+
+def dot(a: Tensor, b: Tensor) -> float:
+    return float((a.double() * b.double()).sum())
