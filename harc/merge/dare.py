@@ -46,4 +46,4 @@ def drop_and_rescale(
         return task_vector
     # Drawn on the CPU whatever the device, so that a seed means the same everywhere.
     drawn = torch.rand(task_vector.shape, generator=generator).to(task_vector.device)
-    return task_vector * (drawn < density) / density
+    return task_vector.div(density).mul_(drawn < density)

@@ -5,13 +5,14 @@ Yadav et al. 2023, https://arxiv.org/abs/2306.01708.
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from harc.merge.registry import method
 from harc.merge.settings import TiesSettings
+
+_BLOCK = 1 << 16
 
 
 @method("ties", TiesSettings, reference="https://arxiv.org/abs/2306.01708")
@@ -32,38 +33,68 @@ def ties(
 def trim(task_vector: Float[Tensor, "*shape"], density: float) -> Float[Tensor, "*shape"]:
     """Zeroes all but the `density` share of entries of largest magnitude; the first of equal ones are kept.
 
-    A selection finds the smallest magnitude kept; nothing is sorted. At least one entry is kept.
+    Counting finds the smallest magnitude kept; nothing is sorted. At least one entry is kept.
     """
     if density >= 1 or task_vector.numel() == 0:
         return task_vector
-    magnitude = task_vector.abs().reshape(-1)
-    kept = max(1, int(density * magnitude.numel()))
-    threshold = _kth_largest(magnitude, kept)
-    mask = magnitude > threshold
-    missing = kept - int(mask.sum())
-    mask[(magnitude == threshold).nonzero()[:missing, 0]] = True
-    return task_vector * mask.view_as(task_vector)
+    flat = task_vector.reshape(-1)
+    magnitude = flat.abs()
+    threshold, missing = smallest_of_largest(magnitude, max(1, int(density * len(flat))))
+    trimmed = torch.nn.functional.hardshrink(flat, threshold)  # keeps what is above it
+    if threshold > 0:
+        equal = (magnitude == threshold).nonzero()[:missing, 0]
+        trimmed[equal] = flat[equal]
+    return trimmed.view_as(task_vector)
+
+
+def smallest_of_largest(values: Float[Tensor, "entries"], count: int) -> tuple[float, int]:
+    """The smallest of the `count` largest values, which must not be negative, and how many of those equal it.
+
+    A radix selection: the bit patterns of non-negative float32 numbers have the numbers' order, so that two histograms,
+    of the upper and (within one bin) the lower 16 bits, find the value in linear time however many are equal.
+    """
+    bits = values.view(torch.int32)
+    upper = bits >> 16
+    upper_bin, count = _bin_from_above(upper, count)
+    lower_bin, count = _bin_from_above(bits[upper == upper_bin] & 0xFFFF, count)
+    return float(torch.tensor(upper_bin << 16 | lower_bin, dtype=torch.int32).view(torch.float32)), count
 
 
 def merge_agreeing(
-    task_vectors: Sequence[Float[Tensor, "*shape"]], weights: Sequence[float], *, normalize: bool
+    task_vectors: Sequence[Float[Tensor, "*shape"]],
+    weights: Sequence[float],
+    *,
+    normalize: bool,
+    votes: Sequence[float] | None = None,
 ) -> Float[Tensor, "*shape"]:
-    """Adds up, entry by entry, the weighted task vectors whose sign is that of the weighted sum (plus on a draw).
+    """Adds up, entry by entry, the weighted task vectors whose sign is the elected one.
 
+    Elected is the sign of the sum weighted by `votes` (the weights, unless given), plus on a draw.
     normalize: divide by the sum of the weights that took part.
     """
-    weighted = [weight * task_vector for task_vector, weight in zip(task_vectors, weights, strict=True)]
-    elected = torch.where(sum(weighted[1:], weighted[0]) >= 0, 1.0, -1.0)
-    merged, divisor = torch.zeros_like(elected), torch.zeros_like(elected)
-    for part, weight in zip(weighted, weights, strict=True):
-        agrees = part * elected > 0
-        merged += part * agrees
+    merged = torch.empty_like(task_vectors[0])
+    votes = weights if votes is None else votes
+    flat = zip(*(vector.reshape(-1).split(_BLOCK) for vector in (merged, *task_vectors)), strict=True)
+    for target, *parts in flat:  # in blocks that stay in the processor's cache
+        elected = parts[0] * votes[0]
+        for part, vote in zip(parts[1:], votes[1:], strict=True):
+            elected.add_(part, alpha=vote)
+        elected.sign_().add_(0.5).sign_()
+        target.zero_()
+        divisor = torch.zeros_like(target)
+        for part, weight in zip(parts, weights, strict=True):
+            agreeing = (part * elected).clamp_(min=0)
+            target.add_(agreeing, alpha=weight)
+            if normalize:
+                divisor.add_(agreeing.sign_(), alpha=weight)
+        target.mul_(elected)
         if normalize:
-            divisor.add_(agrees, alpha=weight)
-    return merged.div_(divisor.masked_fill_(divisor == 0, 1)) if normalize else merged
+            target.div_(divisor + (divisor == 0))
+    return merged
 
 
-def _kth_largest(values: Float[Tensor, "entries"], k: int) -> float:
-    if values.device.type == "cpu":  # numpy's selection is several times as fast as torch's
-        return float(np.partition(values.numpy(), len(values) - k)[len(values) - k])
-    return float(values.kthvalue(len(values) - k + 1).values)
+def _bin_from_above(values: Tensor, count: int) -> tuple[int, int]:
+    """The value that the `count`-th largest has, and its place among the equal ones."""
+    above = torch.bincount(values, minlength=1 << 16).flip(0).cumsum(0)
+    position = int(torch.searchsorted(above, count))
+    return len(above) - 1 - position, count - (int(above[position - 1]) if position else 0)

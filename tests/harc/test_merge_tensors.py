@@ -57,7 +57,7 @@ def test_sign_election_is_mergekits(models, normalize):
 def test_sce_selects_what_mergekit_selects(density):
     task_vectors = torch.stack([draw(30, 20, seed=seed) for seed in range(3)])
     task_vectors[:, :5] = task_vectors[0, :5]  # no variance here
-    assert torch.equal(select(task_vectors, density), sce_mask(task_vectors, density).bool())
+    assert torch.equal(select(list(task_vectors), density), sce_mask(task_vectors, density).bool())
 
 
 def test_sce_is_mergekits_merge():
