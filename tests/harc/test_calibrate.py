@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import KINDS, family, random_model, text
+from tiny_models import EVERY_KIND, family, random_model, text
 from transformers import AutoModelForCausalLM
 
 import harc
@@ -33,7 +33,7 @@ def plain_calibration(paths, data, **options):
     return model
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_equals_plain_calibration(kind, tmp_path) -> None:
     paths, data = family(kind, tmp_path), [text(seed=0), text(seed=1)]
     report = harc.calibrate(
@@ -140,3 +140,28 @@ def test_bad_input_is_refused_before_any_work(tmp_path) -> None:
     (out / "x").touch()
     with pytest.raises(ValueError, match="there already"):
         harc.calibrate(paths[0], paths[1:], data, out=out, progress=False)
+
+
+def test_auto_alpha_and_exact_objective(tmp_path) -> None:
+    paths, data = family("olmoe", tmp_path), [text(100, seed=0), text(100, seed=1)]
+    plain = harc.calibrate(paths[0], paths[1:], data, out=tmp_path / "plain", layers=1, progress=False)
+    exact = harc.calibrate(
+        paths[0], paths[1:], data, out=tmp_path / "exact", layers=1, objective="kl", alpha="auto", progress=False
+    )
+    layer = exact.layers[0]
+    assert layer.kl_steps[-1] <= layer.kl_steps[0]
+    assert layer.alpha is not None
+    assert len(layer.held_out_kl) == 5
+    assert layer.kept == (layer.kl_after_domains == layer.kl_before_domains)
+    assert plain.layers[0].alpha == 0.9
+
+
+def test_order_of_sequences_does_not_change_what_auto_alpha_holds_out() -> None:
+    from harc.calibrate import divide
+
+    sequences = text(30)
+    fitted, held = divide(sequences)
+    again = divide(list(reversed(sequences)))
+    assert [s.ids.tolist() for s in held] == [s.ids.tolist() for s in again[1]]
+    assert len(held) == 6
+    assert len(fitted) == 24
