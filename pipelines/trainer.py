@@ -74,7 +74,7 @@ class RouterTrainer(SFTTrainer):
         model: Any,
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """SFTTrainer's loss, on a CPU from the whole logits.
 
@@ -97,8 +97,9 @@ class RouterTrainer(SFTTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         """Batches of like length, unless packing makes every sequence as long."""
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.packing or len(dataset) < self.args.train_batch_size:
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        arguments: Any = self.args
+        if arguments.packing or len(dataset) < self.args.train_batch_size:
             return super()._get_train_sampler(train_dataset)
         lengths = [len(ids) for ids in dataset["input_ids"]]
         return LikeLengthSampler(lengths, self.args.train_batch_size, self.args.data_seed or self.args.seed)
@@ -112,8 +113,9 @@ class RouterTrainer(SFTTrainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        loaded = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
-        self.model.load_state_dict(loaded.state_dict(), strict=True)
+        current: Any = self.model
+        loaded = type(current).from_pretrained(resume_from_checkpoint, dtype=current.dtype)
+        current.load_state_dict(loaded.state_dict(), strict=True)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)

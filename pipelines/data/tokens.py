@@ -74,15 +74,15 @@ def tokenize(
 def _segments(tokenizer: PreTrainedTokenizerBase, record: dict[str, Any]) -> tuple[list[tuple[str, bool]], bool]:
     """The conversation's text in pieces, each with whether it is an assistant turn; and whether all were found."""
     messages = _messages(record)
-    full = tokenizer.apply_chat_template(messages, tokenize=False)
+    full = _render(tokenizer, messages)
     pieces: list[tuple[str, bool]] = []
     cursor, complete = 0, True
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = tokenizer.apply_chat_template(messages[:index], add_generation_prompt=True, tokenize=False)
+        before = _render(tokenizer, messages[:index], unanswered=True)
         last = index == len(messages) - 1
-        after = full if last else tokenizer.apply_chat_template(messages[: index + 1], tokenize=False)
+        after = full if last else _render(tokenizer, messages[: index + 1])
         if not (after.startswith(before) and full.startswith(after)):
             if last:
                 raise ValueError(
@@ -93,6 +93,10 @@ def _segments(tokenizer: PreTrainedTokenizerBase, record: dict[str, Any]) -> tup
         pieces += [(full[cursor : len(before)], False), (full[len(before) : len(after)], True)]
         cursor = len(after)
     return [piece for piece in pieces if piece[0]], complete
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], unanswered: bool = False) -> str:
+    return str(tokenizer.apply_chat_template(messages, add_generation_prompt=unanswered, tokenize=False))
 
 
 def _messages(record: dict[str, Any]) -> list[dict[str, str]]:

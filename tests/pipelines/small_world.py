@@ -72,8 +72,8 @@ ARCHITECTURE = ArchitectureConfig(
         "hidden_size": 32,
         "intermediate_size": 32,
         "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
+        "num_attention_heads": 1,  # vLLM's CPU attention takes heads of 32 and more
+        "num_key_value_heads": 1,
         "num_experts": 4,
         "num_experts_per_tok": 2,
         "max_position_embeddings": 256,
