@@ -35,7 +35,6 @@ COUNTERPARTS = {
 ALONE = {"wudi": {"steps": 30}, "fisher": {}, "regmean": {}}
 SIZES = {
     "hidden_size": 1024,
-    "num_hidden_layers": 4,
     "num_attention_heads": 16,
     "num_key_value_heads": 16,
     "vocab_size": 16384,
@@ -54,7 +53,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="bench-merge-", dir=options.scratch) as scratch:
         folder = Path(scratch)
-        size = make_models(folder, options.architecture, options.experts)
+        size = make_models(folder, options.architecture, options.experts, options.layers)
         rows = [row for method in options.methods for row in measure(method, folder, options)]
     result = {"architecture": options.architecture, "model_gb": size / 1e9, "threads": threads(), "rows": rows}
     show(result)
@@ -180,13 +179,14 @@ class PrivateMemory:
                     self.peak = max(self.peak, int(line.split()[1]) * 1024)
 
 
-def make_models(folder: Path, architecture: str, experts: int) -> int:
+def make_models(folder: Path, architecture: str, experts: int, layers: int) -> int:
     """A random base and two sources near it, in bfloat16; returns one model's size in bytes."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     special = {"olmoe": {"intermediate_size": 512}, "qwen3_moe": {"moe_intermediate_size": 512, "head_dim": 64}}
-    config = AutoConfig.for_model(architecture, **SIZES, num_experts=experts, **special[architecture])
+    sizes = {**SIZES, "num_experts": experts, "num_hidden_layers": layers, **special[architecture]}
+    config = AutoConfig.for_model(architecture, **sizes)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder / "base")
@@ -244,6 +244,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--architecture", choices=["qwen3_moe", "olmoe"], default="qwen3_moe")
     parser.add_argument("--methods", nargs="+", choices=[*COUNTERPARTS, *ALONE], default=[*COUNTERPARTS, *ALONE])
     parser.add_argument("--experts", type=int, default=32)
+    parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=1200, help="seconds for one merge")
     parser.add_argument("--scratch", type=Path, help="where the checkpoints are made")

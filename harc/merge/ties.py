@@ -3,7 +3,7 @@
 Yadav et al. 2023, https://arxiv.org/abs/2306.01708.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,8 @@ from torch import Tensor
 from harc.merge.registry import method
 from harc.merge.settings import TiesSettings
 
-_BLOCK = 1 << 16
+_BLOCK = 1 << 16  # entries whose temporaries stay in the processor's cache
+_COUNTED = 1 << 20
 
 
 @method("ties", TiesSettings, reference="https://arxiv.org/abs/2306.01708")
@@ -53,10 +54,9 @@ def smallest_of_largest(values: Float[Tensor, "entries"], count: int) -> tuple[f
     A radix selection: the bit patterns of non-negative float32 numbers have the numbers' order, so that two histograms,
     of the upper and (within one bin) the lower 16 bits, find the value in linear time however many are equal.
     """
-    bits = values.view(torch.int32)
-    upper = bits >> 16
-    upper_bin, count = _bin_from_above(upper, count)
-    lower_bin, count = _bin_from_above(bits[upper == upper_bin] & 0xFFFF, count)
+    blocks = values.view(torch.int32).split(_COUNTED)
+    upper_bin, count = _bin_from_above((block >> 16 for block in blocks), count)
+    lower_bin, count = _bin_from_above((block[block >> 16 == upper_bin] & 0xFFFF for block in blocks), count)
     return float(torch.tensor(upper_bin << 16 | lower_bin, dtype=torch.int32).view(torch.float32)), count
 
 
@@ -75,7 +75,7 @@ def merge_agreeing(
     merged = torch.empty_like(task_vectors[0])
     votes = weights if votes is None else votes
     flat = zip(*(vector.reshape(-1).split(_BLOCK) for vector in (merged, *task_vectors)), strict=True)
-    for target, *parts in flat:  # in blocks that stay in the processor's cache
+    for target, *parts in flat:
         elected = parts[0] * votes[0]
         for part, vote in zip(parts[1:], votes[1:], strict=True):
             elected.add_(part, alpha=vote)
@@ -93,8 +93,11 @@ def merge_agreeing(
     return merged
 
 
-def _bin_from_above(values: Tensor, count: int) -> tuple[int, int]:
-    """The value that the `count`-th largest has, and its place among the equal ones."""
-    above = torch.bincount(values, minlength=1 << 16).flip(0).cumsum(0)
+def _bin_from_above(blocks: Iterable[Tensor], count: int) -> tuple[int, int]:
+    """The 16-bit value that the `count`-th largest has, and its place among the equal ones."""
+    counts = torch.zeros(1 << 16, dtype=torch.int64)
+    for block in blocks:
+        counts += torch.bincount(block, minlength=1 << 16).cpu()
+    above = counts.flip(0).cumsum(0)
     position = int(torch.searchsorted(above, count))
     return len(above) - 1 - position, count - (int(above[position - 1]) if position else 0)

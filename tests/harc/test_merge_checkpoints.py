@@ -25,6 +25,7 @@ from harc.merge.wudi import wudi
 from harc.tokens import padded_batches
 
 CPU = torch.device("cpu")
+QUICK_AND_SLOW = [name if name == "olmoe" else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
 DATA_FREE = sorted(name for name, found in METHODS.items() if found.kind != "data")
 
 
@@ -46,7 +47,7 @@ def run(method: str, models: tuple[Path, Path, Path], out: Path, **options: obje
     return harc.merge(method, [first, second], base, out, **{"data": data, "progress": False, **options})
 
 
-@pytest.mark.parametrize("architecture", CONFIGS)
+@pytest.mark.parametrize("architecture", QUICK_AND_SLOW)
 @pytest.mark.parametrize("method", ["ties", "wudi", "fisher", "regmean"])
 def test_a_merge_has_the_published_layout_and_loads(models, tmp_path, method, architecture):
     report = run(method, models[architecture], tmp_path / "out")
@@ -127,7 +128,7 @@ def test_a_model_run_by_layers_is_the_model(models, architecture):
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)  # qwen3_moe has tied embeddings
-@pytest.mark.parametrize("activation_gb", [1.0, 1e-6])  # all sequences at once, one at a time
+@pytest.mark.parametrize("activation_gb", [1.0, pytest.param(1e-6, marks=pytest.mark.slow)])  # all at once, one by one
 def test_fisher_information_is_autograds(models, tmp_path, architecture, activation_gb):
     folder, data = models[architecture][1], sequences(5)
     model, store = AutoModelForCausalLM.from_pretrained(folder), FisherStore(tmp_path / "store")
