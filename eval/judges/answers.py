@@ -98,7 +98,7 @@ class MathVerifier:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=functools.partial(sandbox.apply_limits, limits),
+            preexec_fn=sandbox.limiter(limits),
         )
         return self._child
 

@@ -14,9 +14,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ def run(
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=functools.partial(apply_limits, limits),
+            preexec_fn=limiter(limits),
         )
         try:
             status: int | None = child.wait(timeout=limits.seconds)
@@ -101,21 +103,28 @@ def clean_environment(workdir: Path, extra: Mapping[str, str]) -> dict[str, str]
     }
 
 
-def apply_limits(limits: Limits) -> None:
-    """Sets the limits on the calling process; children inherit them. A limit the system forbids is left as it was."""
-    for kind, value in (
+def limiter(limits: Limits) -> Callable[[], None]:
+    """What a child calls before it becomes the program, to limit itself and all it starts.
+
+    Everything is worked out here, in the parent: between fork and exec a child of a threaded process must do little.
+    """
+    wanted = (
         (resource.RLIMIT_CPU, limits.cpu_seconds),
         (resource.RLIMIT_AS, limits.memory_bytes),
         (resource.RLIMIT_FSIZE, limits.file_bytes),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NPROC, _threads_of_user() + limits.processes),
-    ):
+    )
+    allowed = []
+    for kind, value in wanted:
         hard = resource.getrlimit(kind)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        try:
+        allowed.append((kind, value if hard == resource.RLIM_INFINITY else min(value, hard)))
+
+    def limit() -> None:
+        for kind, value in allowed:
             resource.setrlimit(kind, (value, value))
-        except (ValueError, OSError):
-            continue
+
+    return limit
 
 
 def kill_group(child: subprocess.Popen[bytes]) -> None:
@@ -179,8 +188,6 @@ def _announce(isolation: str) -> None:
 
 def _threads_of_user() -> int:
     """Threads that this user has now: RLIMIT_NPROC counts them all."""
-    import psutil
-
     user, count = os.getuid(), 0
     for process in psutil.process_iter(["uids", "num_threads"]):
         uids = process.info["uids"]
