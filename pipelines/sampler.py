@@ -14,7 +14,7 @@ class LikeLengthSampler(Sampler[int]):
     """Indices in the order of training; every `batch_size` of them are of like length.
 
     lengths: tokens of each sequence.
-    batch_size: sequences a step and process.
+    batch_size: sequences a step, over all processes.
     seed: of the order; every epoch has its own.
     group: batches that are sorted by length together, a balance between little padding and random batches.
     """

@@ -99,10 +99,12 @@ class RouterTrainer(SFTTrainer):
         """Batches of like length, unless packing makes every sequence as long."""
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         arguments: Any = self.args
-        if arguments.packing or len(dataset) < self.args.train_batch_size:
+        # a whole step's sequences, so that their division over processes and accumulation changes nothing
+        batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+        if arguments.packing or len(dataset) < batch:
             return super()._get_train_sampler(train_dataset)
         lengths = [len(ids) for ids in dataset["input_ids"]]
-        return LikeLengthSampler(lengths, self.args.train_batch_size, self.args.data_seed or self.args.seed)
+        return LikeLengthSampler(lengths, batch, arguments.data_seed or arguments.seed)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Loads the checkpoint's weights through from_pretrained.
