@@ -107,7 +107,7 @@ def _pipeline(rng: random.Random, domain: str) -> Function:
             ("order", "map", "filter"),
             ("filter", "order", "map"),
         ],
-        0.5,
+        0.9,
     )
     steps: list[Step] = []
     for kind in kinds:
@@ -119,7 +119,7 @@ def _pipeline(rng: random.Random, domain: str) -> Function:
 
 
 def _case_distinction(rng: random.Random) -> Function:
-    conditions = rng.choice([1, 2])
+    conditions = rng.choice([1, 1, 2])
     steps: list[Step] = []
     for _ in range(conditions):
         steps.append(fill(rng, "if", zipf(rng, operations.NUMBER_CONDITIONS)))

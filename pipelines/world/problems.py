@@ -80,6 +80,6 @@ def draw(sampler: Sampler, split: str, count: int, *, seed: int, stream: str, un
     )
 
 
-def zipf(rng: random.Random, options: Sequence[Choice], exponent: float = 0.7) -> Choice:
+def zipf(rng: random.Random, options: Sequence[Choice], exponent: float = 0.8) -> Choice:
     """Draws option i with weight 1 / (i + 1)^exponent: common ones are learned early, rare ones stay hard."""
     return rng.choices(options, weights=[(rank + 1) ** -exponent for rank in range(len(options))])[0]

@@ -60,13 +60,16 @@ def _expression(rng: random.Random) -> Worked:
     else:
         text, lines, value = f"{a} \\cdot {b}-({c}+{d})", [f"{a}*{b}={a * b}", f"{c}+{d}={c + d}"], a * b - c - d
         lines.append(f"{a * b}-{c + d}={value}")
+    if value < 0 and rng.random() < 0.8:  # some, but not a quarter of them
+        return _expression(rng)
     ask = rng.choice(["Compute ${}$.", "Evaluate ${}$.", "What is ${}$?"])
     return text, ask.format(text), lines, str(value)
 
 
 def _equation(rng: random.Random) -> Worked:
-    a, x, b = rng.randint(2, 9), rng.randint(-9, 9), rng.choice([-1, 1]) * rng.randint(1, 20)
-    c = rng.choice([0, 0, rng.randint(1, a - 1)])
+    a, b = rng.randint(2, 9), rng.choice([-1, 1, 1]) * rng.randint(1, 20)
+    x = rng.randint(1, 9) if rng.random() < 0.8 else rng.randint(-9, 9)
+    c = rng.choice([0, 0, 0, rng.randint(1, a - 1)])
     right = (a - c) * x + b
     text = f"{linear(a, b)}={linear(c, right) if c else right}"
     lines = [f"{linear(a - c, 0)}={right}{signed(-b)}={right - b}", f"x={right - b}/{a - c}={x}"]
@@ -74,7 +77,7 @@ def _equation(rng: random.Random) -> Worked:
 
 
 def _fractions(rng: random.Random) -> Worked:
-    b, d = rng.randint(2, 9), rng.randint(2, 9)
+    b, d = rng.randint(2, 8), rng.randint(2, 8)
     a, c, sign = rng.randint(1, b - 1), rng.randint(1, d - 1), rng.choice("+-*")
     operator = " \\cdot " if sign == "*" else sign
     text = f"\\frac{{{a}}}{{{b}}}{operator}\\frac{{{c}}}{{{d}}}"
@@ -92,7 +95,7 @@ def _fractions(rng: random.Random) -> Worked:
 
 
 def _expansion(rng: random.Random) -> Worked:
-    a, b, c = rng.choice([1, 1, 1, 2, 3]), *(rng.choice([-1, 1]) * rng.randint(1, 9) for _ in range(2))
+    a, b, c = rng.choice([1, 1, 1, 2, 3]), *(rng.choice([-1, 1, 1]) * rng.randint(1, 9) for _ in range(2))
     text = f"({linear(a, b)})({linear(1, c)})"
     lines = [f"{a * c}{signed(b)}={a * c + b}", f"{b}*({c})={b * c}" if c < 0 else f"{b}*{c}={b * c}"]
     answer = polynomial([a, a * c + b, b * c])
@@ -100,7 +103,7 @@ def _expansion(rng: random.Random) -> Worked:
 
 
 def _evaluation(rng: random.Random) -> Worked:
-    a, b, c, x = rng.randint(1, 5), rng.randint(-6, 9), rng.randint(-9, 9), rng.randint(2, 6)
+    a, b, c, x = rng.randint(1, 4), rng.randint(-3, 9), rng.randint(-9, 9), rng.randint(2, 5)
     text = polynomial([a, b, c])
     lines = [f"{x}^2={x * x}", f"{a}*{x * x}={a * x * x}"]
     value = a * x * x
@@ -125,7 +128,7 @@ def _remainder(rng: random.Random) -> Worked:
 
 
 def _like_terms(rng: random.Random) -> Worked:
-    a, c, b, d = (rng.choice([-1, 1, 1]) * rng.randint(1, 9) for _ in range(4))
+    a, c, b, d = (rng.choice([-1, 1, 1, 1]) * rng.randint(1, 9) for _ in range(4))
     if a + c == 0:
         c += 1 if c != -1 else 2
     text = f"{linear(a, b)}{'+' if c > 0 else ''}{linear(c, d)}"
@@ -212,7 +215,7 @@ KINDS: list[Callable[[random.Random], Worked]] = [
 
 def sample_symbolic_problem(rng: random.Random, wanted: Callable[[str], bool]) -> Problem | None:
     """Draws one symbolic problem."""
-    kind = zipf(rng, KINDS, 0.9)
+    kind = zipf(rng, KINDS, 1.2)
     expression, problem, lines, answer = kind(rng)
     signature = f"symbolic {kind.__name__.removeprefix('_')} {expression}"
     if not wanted(signature):
