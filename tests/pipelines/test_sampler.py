@@ -4,7 +4,7 @@ import random
 
 from pipelines.sampler import LikeLengthSampler
 
-LENGTHS = [random.Random(0).randint(10, 200) for _ in range(1003)]
+LENGTHS = random.Random(0).choices(range(10, 200), k=1003)
 
 
 def test_every_index_comes_once_an_epoch_and_epochs_differ():
