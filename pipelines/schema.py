@@ -17,6 +17,8 @@ def register() -> None:
         config.TaskArithmeticConfig,
         config.TiesConfig,
         config.DareConfig,
+        config.DellaConfig,
+        config.SceConfig,
         config.WudiConfig,
         config.FisherConfig,
         config.RegMeanConfig,

@@ -65,11 +65,30 @@ class DareConfig(MergeConfig):
 
 
 @dataclass
+class DellaConfig(MergeConfig):
+    """DELLA: like DARE, with larger entries likelier to be kept, by `epsilon` around `density`."""
+
+    method: str = "della"
+    weights: dict[str, float] | None = None
+    density: float = 0.4
+    epsilon: float = 0.15
+    seed: int = 0
+
+
+@dataclass
+class SceConfig(MergeConfig):
+    """SCE: select the entries that vary most, weigh the sources by their energy, erase the minority sign."""
+
+    method: str = "sce"
+    density: float = 0.1
+
+
+@dataclass
 class WudiConfig(MergeConfig):
     """Per linear layer, Adam on the interference with every task vector."""
 
     method: str = "wudi"
-    learning_rate: float = 2e-5
+    lr: float = 2e-5
     steps: int = 300
 
 

@@ -5,13 +5,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from harc.merge.registry import find_method
 from pipelines import schema
 from pipelines.cell import excluded
 from pipelines.chain import cell_of
 from pipelines.cli import CONF, refuse_unknown_keys
 from pipelines.config import Config
 
-METHODS = ["average", "task_arithmetic", "ties", "dare", "wudi", "fisher", "regmean"]
+METHODS = ["average", "task_arithmetic", "ties", "dare", "della", "sce", "wudi", "fisher", "regmean"]
 SCALES = ["tiny", "olmoe", "qwen3"]
 
 
@@ -45,6 +46,13 @@ def test_every_method_composes_at_every_scale(scale, merge):
     expected = [*made_here, "finetune", "finetune", "sample", "sample", "merge", "calibrate", "evaluate"]
     expected += ["diagnose", "diagnose"]  # as merged, and as calibrated
     assert sorted(stages) == sorted(expected)
+
+
+@pytest.mark.parametrize("merge", METHODS)
+def test_the_library_takes_every_setting_of_a_methods_options(merge):
+    merged = cell_of(composed(f"merge={merge}")).merged
+    settings = {key: value for key, value in merged.config.settings.items() if key not in ("weights", "seed")}
+    find_method(merge).configure(settings)
 
 
 def test_the_rows_of_table1_share_fine_tunes_data_and_merges():
