@@ -34,10 +34,14 @@ def describe(config: Config) -> str:
     return f"{config.merge.label}{calibrated} ({config.scale.name})"
 
 
-def excluded(config: Config) -> bool:
-    """Whether the experiment says that this combination of the sweep is not a row."""
+def excluded(config: Config) -> str | None:
+    """Why this combination of a sweep is not a row: the experiment says so, or the scale can't serve it."""
     chosen = {"merge": config.merge.method, "calibrate": config.calibrate.method}
-    return any(all(chosen.get(key) == value for key, value in rule.items()) for rule in config.experiment.exclude)
+    if any(all(chosen.get(key) == value for key, value in rule.items()) for rule in config.experiment.exclude):
+        return f"not a row of {config.experiment.name}"
+    if config.merge.method in config.scale.unsupported:
+        return f"not run at scale={config.scale.name}: {config.scale.unsupported[config.merge.method]}"
+    return None
 
 
 def identity(config: Config) -> dict[str, Any]:

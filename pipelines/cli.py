@@ -78,8 +78,9 @@ def _run(config: Config) -> None:
     hydra_config = HydraConfig.get()
     sweep = hydra_config.mode == RunMode.MULTIRUN
     out = Path(hydra_config.runtime.output_dir)
-    if sweep and excluded(config):
-        write_record(out, {**identity(config), "status": "excluded", "error": None})
+    reason = excluded(config) if sweep else None
+    if reason is not None:
+        write_record(out, {**identity(config), "status": "excluded", "error": reason})
         return
     try:
         record = {**run_cell(config), "overrides": list(hydra_config.overrides.task)}

@@ -8,6 +8,7 @@ from pipelines.stage import Node
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SMALL_GB = 0.05  # data, results, reports: text files
 ADAM_BYTES = 8  # two fp32 moments a parameter
+CHECKPOINTS = 2  # of the trainer, with fp32 weights: the last one and the one being written
 CALIBRATION_TOKENS = 7_000 * 512  # the paper's samples a domain, at about 512 tokens each
 
 
@@ -35,7 +36,7 @@ def estimate(node: Node, size: SizeConfig, dtype: str) -> Estimate:
     table = {
         "world": Estimate(0.5, SMALL_GB),
         "pretrain": Estimate(train, model),
-        "finetune": Estimate(train, model * (1 + ADAM_BYTES / weight)),
+        "finetune": Estimate(train, model + CHECKPOINTS * size.parameters * (4 + ADAM_BYTES) / 1e9),
         "sample": Estimate(model * 1.3, SMALL_GB),
         "merge": Estimate(4 * layer, model),
         "calibrate": Estimate(model + 2 * hidden, size.layers * size.experts * size.hidden * weight / 1e9),

@@ -15,8 +15,9 @@ from pipelines.stage import is_made
 def print_plan(config: Config) -> None:
     """Prints one table for the cell; makes nothing."""
     console = Console(soft_wrap=False, width=max(100, Console().width))
-    if excluded(config):
-        console.print(f"[bold]{describe(config)}[/]: not a row of {config.experiment.name}")
+    reason = excluded(config)
+    if reason is not None:
+        console.print(f"[bold]{describe(config)}[/]: {reason}")
         return
     outputs = Path(config.outputs)
     cell = cell_of(config)

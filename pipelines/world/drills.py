@@ -10,13 +10,13 @@ def arithmetic_drill(rng: random.Random, facts: int = 12) -> dict[str, str]:
 
 def _fact(rng: random.Random) -> str:
     sign = rng.choice("+++--**/")
-    b = rng.randint(2, 9) if rng.random() < 0.8 else rng.randint(10, 40)
+    b = rng.randint(2, 9) if rng.random() < 0.8 else rng.randint(10, 25)
     if sign == "+":
-        a = rng.randint(2, 99 - b)
+        a = rng.randint(2, 60 - b)
         return f"{a}+{b}={a + b}"
     if sign == "-":
-        a = rng.randint(b, 99) if rng.random() < 0.9 else rng.randint(1, b)
+        a = rng.randint(b, 60) if rng.random() < 0.9 else rng.randint(1, b)
         return f"{a}-{b}={a - b}"
     b = rng.randint(2, 9)
-    a = rng.randint(2, 9) if rng.random() < 0.7 else rng.randint(10, 12 + 39 // b)
+    a = rng.randint(2, 9) if rng.random() < 0.8 else rng.randint(10, 12 + 39 // b)
     return f"{a}*{b}={a * b}" if sign == "*" else f"{a * b}/{b}={a}"

@@ -1,6 +1,6 @@
 """Word problems in GSM8K's format: an opening, up to two changes and a question, solved step by step to `#### n`.
 
-Numbers stay below 100 and every intermediate result is a whole number; a distracting sentence and rare operations
+Numbers stay at or below 50 and every intermediate result is a whole number; a distracting sentence and rare operations
 (dozens, halves, packs) keep some of them hard.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from pipelines.world.problems import STEP_BY_STEP, Problem, zipf
 
-LIMIT = 99
+LIMIT = 50
 PEOPLE = [
     ("Tom", "he"), ("Ann", "she"), ("Ben", "he"), ("Mia", "she"), ("Leo", "he"), ("Eva", "she"), ("Sam", "he"),
     ("Zoe", "she"), ("Max", "he"), ("Ida", "she"), ("Jack", "he"), ("Lucy", "she"), ("Omar", "he"), ("Nina", "she"),
@@ -55,7 +55,7 @@ class _Story:
 
     def amount(self, high: int) -> int | None:
         """Draws what is gained or lost: mostly one digit, sometimes two."""
-        return self.between(2, min(high, 9 if self.rng.random() < 0.75 else 40))
+        return self.between(2, min(high, 9 if self.rng.random() < 0.9 else 20))
 
     def between(self, low: int, high: int) -> int | None:
         return self.rng.randint(low, high) if low <= high else None
@@ -66,23 +66,23 @@ def _open(story: _Story) -> None:
     between = story.rng.randint
     story.operations.append(kind)
     if kind == "has":
-        story.value = a = between(5, 40)
+        story.value = a = between(5, 30)
         story.operations.append(str(a))
         story.say("{N} has {a} {items}.", "There are {a} {items} on the table of {N}.", "{N} owns {a} {items}.", a=a)
     elif kind == "colours":
-        a, b = between(3, 20), between(3, 20)
+        a, b = between(3, 15), between(3, 15)
         story.operations.append(f"{a},{b}")
         story.say(
             "{N} has {a} red {items} and {b} blue {items}.", "{N} has {a} old {items} and {b} new {items}.", a=a, b=b
         )
         story.step(a, "+", b, f"{story.name} has {{}} {story.item}.")
     elif kind == "dozen":
-        a = between(2, 6)
+        a = between(2, 4)
         story.operations.append(str(a))
         story.say("{N} has {a} dozen {items}.", "{N} buys {a} dozen {items}.", a=a)
         story.step(a, "*", 12, f"{story.name} has {{}} {story.item}.")
     else:
-        a, b = between(2, 9), between(2, 9)
+        a, b = between(2, 7), between(2, 7)
         story.operations.append(f"{a},{b}")
         if kind == "boxes":
             story.say(
@@ -179,7 +179,7 @@ def sample_word_problem(rng: random.Random, wanted: Callable[[str], bool]) -> Pr
     """Draws one word problem of two to five computed steps."""
     story = _Story(rng)
     _open(story)
-    for _ in range(zipf(rng, [1, 2, 0, 3], 1.0)):
+    for _ in range(zipf(rng, [1, 2, 0, 3], 1.4)):
         _change(story)
     if rng.random() < 0.15:
         story.say(*DISTRACTIONS, d=rng.randint(2, 40))
