@@ -54,11 +54,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-merge-", dir=options.scratch) as scratch:
         folder = Path(scratch)
         size = make_models(folder, options.architecture, options.experts, options.layers)
-        rows = [row for method in options.methods for row in measure(method, folder, options)]
-    result = {"architecture": options.architecture, "model_gb": size / 1e9, "threads": threads(), "rows": rows}
+        rows: list[dict[str, Any]] = []
+        result = {"architecture": options.architecture, "model_gb": size / 1e9, "threads": threads(), "rows": rows}
+        for method in options.methods:
+            rows += measure(method, folder, options)
+            if options.json:  # after each method: a long run that is stopped keeps what it measured
+                options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     show(result)
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def measure(method: str, folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -125,6 +125,7 @@ def merge(
                 _merge_on_data(found, configured, resolved, opened, data or [], seed, place, folder, writer, advance)
             else:
                 _merge_tensors(found, configured, resolved, opened, reference, seed, place, writer, advance)
+        advance("done", 1.0)
         has_tokenizer = any(opened[0].folder.glob("tokenizer*"))
         copy_extras(opened[0] if has_tokenizer or original is None else original, folder, dtype=dtype)
     seconds = time.perf_counter() - start
