@@ -56,21 +56,32 @@ def evaluate(
     if max_new_tokens is not None:
         arguments["max_gen_toks"] = max_new_tokens
     with _quiet_lm_eval():
-        from lm_eval import simple_evaluate
+        # Not simple_evaluate: it spends four seconds after every call on the versions of pip, conda and compilers.
+        from lm_eval.evaluator import evaluate as run_lm_eval
         from lm_eval.tasks import TaskManager
 
         from eval.lm import EngineLM
 
-        selected = [{"task": name, "repeats": samples, **_data(name, path)} for name, path in tasks.items()]
-        output = simple_evaluate(
-            model=EngineLM(engine, seed),
-            # A group is lm-eval's way to load tasks of the index with settings replaced.
-            tasks=[{"group": "harc", "task": selected}],
-            task_manager=TaskManager(include_path=str(FOLDER), include_defaults=False),
-            gen_kwargs=arguments,
-            apply_chat_template=True,
+        selected = [
+            {
+                "task": name,
+                "repeats": samples,
+                "generation_kwargs": {**task_config(name)["generation_kwargs"], **arguments},
+                **_data(name, path),
+            }
+            for name, path in tasks.items()
+        ]
+        # A group is lm-eval's way to load tasks of the index with settings replaced.
+        loaded = TaskManager(include_path=str(FOLDER), include_defaults=False).load(
+            [{"group": "harc", "task": selected}]
+        )
+        output = run_lm_eval(
+            lm=EngineLM(engine, seed),
+            task_dict=loaded,
             limit=limit,
             bootstrap_iters=0,
+            apply_chat_template=True,
+            fewshot_as_multiturn=True,
             log_samples=True,
         )
     results = {}
