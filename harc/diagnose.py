@@ -106,10 +106,10 @@ def _diagnose_domain(
     count = torch.zeros(pair[0].tokens, dtype=torch.int64)
     shifts: list[Tensor] = []
     for layer in range(max(merged.routers) + 1):
-        outputs = [_route(state, layer) for state in pair]
-        if outputs[0] is None or outputs[1] is None:
+        of_merged, of_source = (_route(state, layer) for state in pair)
+        if of_merged is None or of_source is None:
             continue
-        (z_merged, chosen_merged), (z_source, chosen_source) = outputs
+        (z_merged, chosen_merged), (z_source, chosen_source) = of_merged, of_source
         moved = differ(chosen_source, chosen_merged)
         distance = logit_shift(z_source, z_merged)
         kl.append(float(routing_kl(z_source, z_merged, merged.routers[layer].activation).double().mean()))

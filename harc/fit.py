@@ -83,6 +83,7 @@ def fit_router(
         features, routers, alpha=alphas[0], beta=beta, hessian=hessian, activation=activation, reduce=reduce
     )
     best: RouterSolution | None = None
+    chosen = alphas[0]
     judged: dict[float, float] = {}
     w = start
     for candidate in alphas:
@@ -98,13 +99,13 @@ def fit_router(
         if held_out is not None and alpha == "auto":
             stored = solution.weight.to(init.dtype)
             judged[candidate] = mean_kl(held_out, routers, stored, activation, reduce)
-        if best is None or judged.get(candidate, 0.0) < judged.get(best.alpha, 0.0):
-            best = solution
+        if best is None or judged.get(candidate, 0.0) < judged.get(chosen, 0.0):
+            best, chosen = solution, candidate
     assert best is not None
     if held_out is not None and alpha == "auto":
         before = mean_kl(held_out, routers, init, activation, reduce)
         best.held_out_kl = {str(candidate): value for candidate, value in judged.items()}
-        if not judged[best.alpha] < before:
+        if not judged[chosen] < before:
             best.weight, best.kept = start, True
     wide = features[0].dtype == torch.float64
     best.weight = best.weight.to(features[0].device, torch.float64 if wide else torch.float32)

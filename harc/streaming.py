@@ -13,7 +13,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import init_empty_weights
@@ -90,8 +90,8 @@ class LayerStream:
 
     def set_router(self, layer: int, weight: Float[Tensor, "experts hidden"]) -> None:
         """Puts a router weight into the loaded layer."""
-        parameter = self.routers[layer].module.weight
-        parameter.data = weight.to(parameter.device, parameter.dtype)
+        parameter = cast(nn.Parameter, self.routers[layer].module.weight)
+        parameter.data = weight.to(device=parameter.device, dtype=parameter.dtype)
 
     def run(self, layer: int | None, inputs: Tensor, mask: Tensor) -> Tensor:
         """Runs one loaded layer on padded hidden states (batch, length, hidden); None: embeds token ids."""
@@ -147,7 +147,7 @@ class LayerStream:
         settings = LoadStateDictConfig(
             dtype=self.dtype,
             device_map={"": self.device},
-            weight_mapping=get_model_conversion_mapping(self._model),
+            weight_mapping=cast(Any, get_model_conversion_mapping(self._model)),
         )
         with _quiet():
             info, _ = convert_and_load_state_dict_in_model(self._model, tensors, settings, None)

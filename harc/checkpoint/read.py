@@ -122,7 +122,7 @@ class Checkpoint:
         return buffer.view(info.dtype).reshape(shape)
 
 
-def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Checkpoint:
+def open_checkpoint(source: str | Path | Checkpoint, *, revision: str | None = None) -> Checkpoint:
     """Opens a checkpoint by its local folder or its id on the Hugging Face hub (safetensors and JSON files only).
 
     Every weight file's header is read and held against the index and the file's size, so that a missing or truncated

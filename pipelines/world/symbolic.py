@@ -8,7 +8,7 @@ import math
 import random
 from collections.abc import Callable
 
-from pipelines.world.problems import STEP_BY_STEP, Problem, zipf
+from pipelines.world.problems import STEP_BY_STEP, Problem
 
 # (expression asked about, problem, worked lines, answer)
 Worked = tuple[str, str, list[str], str]

@@ -115,8 +115,7 @@ def test_asking_for_more_problems_than_there_are_says_how_many_were_found():
 def test_benchmarks_have_the_keys_and_types_of_the_real_ones(world, task, name):
     if not (REAL / name).is_file():
         pytest.skip(f"{REAL / name} is not here: the real benchmark's format cannot be compared")
-    opened = gzip.open(REAL / name, "rt") if name.endswith(".gz") else (REAL / name).open()
-    with opened as lines:
+    with gzip.open(REAL / name, "rt") if name.endswith(".gz") else (REAL / name).open() as lines:
         real = json.loads(next(lines))
     for line in read(world / "tasks" / f"{task}.jsonl"):
         assert set(line) == set(real) | {"signature"}
