@@ -33,11 +33,13 @@ $(VENV)/.ready: pyproject.toml
 table1: setup ## python run.py +experiment=table1 (ARGS="..." adds overrides)
 	$(BIN)/python run.py +experiment=table1 $(ARGS)
 
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: setup lint types ## every check and test
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-fast: setup ## the tests for daily work, under two minutes
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 lint: setup ## ruff: lint and format
 	$(BIN)/ruff check .
