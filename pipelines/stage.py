@@ -10,7 +10,6 @@ import errno
 import hashlib
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -22,12 +21,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pipelines.manifest import MANIFEST, damage, describe_files, sync, write_synced
 from pipelines.memory import PeakMemory
 from pipelines.versions import versions
 
 log = logging.getLogger(__name__)
-
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -137,28 +135,6 @@ def _strings(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-def damage(directory: Path) -> str | None:
-    """Why a finished directory can't be trusted, naming the file; None when it is whole.
-
-    A file whose size and time of change are as recorded is taken as it was; otherwise its hash decides.
-    """
-    try:
-        manifest = json.loads((directory / MANIFEST).read_text())
-        files = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{directory / MANIFEST} can't be read ({error})"
-    for name, recorded in files.items():
-        path = directory / name
-        if not path.is_file():
-            return f"{path} is missing"
-        stat = path.stat()
-        if stat.st_size != recorded["bytes"]:
-            return f"{path} has {stat.st_size} bytes, not the {recorded['bytes']} it was written with"
-        if stat.st_mtime_ns != recorded["mtime_ns"] and file_hash(path) != recorded["sha256"]:
-            return f"{path} has changed since it was written"
-    return None
-
-
 def is_made(node: Node, outputs: Path) -> bool:
     """Whether the node's directory is there and whole."""
     path = node.path(outputs)
@@ -243,9 +219,9 @@ class Runner:
             "seconds": time.time() - started,
             "peak_memory_gb": memory.peak_gb,
             "versions": versions(),
-            "files": _describe_files(partial),
+            "files": describe_files(partial),
         }
-        _write_synced(partial / MANIFEST, json.dumps(manifest, indent=1, default=str))
+        write_synced(partial / MANIFEST, json.dumps(manifest, indent=1, default=str))
         _publish(partial, final)
         log.info("%s %s done in %.1f s", node.stage, final.name, manifest["seconds"])
         return manifest
@@ -274,40 +250,6 @@ def _lock(path: Path, final: Path, wait: bool) -> Iterator[bool]:
         lock.release()
 
 
-def _describe_files(directory: Path) -> dict[str, dict[str, Any]]:
-    files = {}
-    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
-        _sync(path)
-        stat = path.stat()
-        files[str(path.relative_to(directory))] = {
-            "bytes": stat.st_size,
-            "mtime_ns": stat.st_mtime_ns,
-            "sha256": file_hash(path),
-        }
-    return files
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _publish(partial: Path, final: Path) -> None:
     """Renames the finished directory into place; a damaged one there is removed only once the new one stands."""
     old = partial.with_name(partial.name + ".old")
@@ -316,6 +258,6 @@ def _publish(partial: Path, final: Path) -> None:
     if final.exists():
         final.rename(old)
     partial.rename(final)
-    _sync(final.parent)
+    sync(final.parent)
     if old.exists():
         shutil.rmtree(old)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.stage import STAGES, Node, Runner, StageSpec, damage
+from pipelines.manifest import damage
+from pipelines.stage import STAGES, Node, Runner, StageSpec
 from tests.pipelines.stages import TraceConfig
 
 

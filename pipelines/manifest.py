@@ -1,0 +1,68 @@
+"""What a finished directory is held against: every file with its size, time of change and hash."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+
+
+def damage(directory: Path) -> str | None:
+    """Why a finished directory can't be trusted, naming the file; None when it is whole.
+
+    A file whose size and time of change are as recorded is taken as it was; otherwise its hash decides.
+    """
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text())
+        files = manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{directory / MANIFEST} can't be read ({error})"
+    for name, recorded in files.items():
+        path = directory / name
+        if not path.is_file():
+            return f"{path} is missing"
+        stat = path.stat()
+        if stat.st_size != recorded["bytes"]:
+            return f"{path} has {stat.st_size} bytes, not the {recorded['bytes']} it was written with"
+        if stat.st_mtime_ns != recorded["mtime_ns"] and file_hash(path) != recorded["sha256"]:
+            return f"{path} has changed since it was written"
+    return None
+
+
+def describe_files(directory: Path) -> dict[str, dict[str, Any]]:
+    """Flushes every file of a directory to disk and describes it for the manifest."""
+    files = {}
+    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+        sync(path)
+        stat = path.stat()
+        files[str(path.relative_to(directory))] = {
+            "bytes": stat.st_size,
+            "mtime_ns": stat.st_mtime_ns,
+            "sha256": file_hash(path),
+        }
+    return files
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Flushes a file, or a directory's list of names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Writes a text file and flushes it to disk."""
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
