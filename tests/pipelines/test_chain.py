@@ -5,7 +5,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from harc.merge.registry import find_method
+from harc.merge.driver import find_method
 from pipelines import schema
 from pipelines.cell import excluded
 from pipelines.chain import cell_of
