@@ -1,7 +1,8 @@
-"""Peak memory of a stage: resident memory of this process and its children, sampled, in gigabytes."""
+"""Peak memory of a stage: this process's resident memory and what its children have to themselves, in gigabytes."""
 
 import sys
 import threading
+from pathlib import Path
 
 import psutil
 
@@ -27,21 +28,31 @@ class PeakMemory:
     def __exit__(self, *exc: object) -> None:
         self._stop.set()
         self._thread.join()
-        self._sample()
+        self.sample()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
             self.device_peak_gb = torch.cuda.max_memory_allocated() / 1e9
 
     def _watch(self) -> None:
         while not self._stop.wait(INTERVAL_SECONDS):
-            self._sample()
+            self.sample()
 
-    def _sample(self) -> None:
+    def sample(self) -> None:
+        """Looks once, now."""
         process = psutil.Process()
         total = process.memory_info().rss
         for child in process.children(recursive=True):
             try:
-                total += child.memory_info().rss
-            except psutil.NoSuchProcess:
+                total += _own_bytes(child)
+            except (psutil.NoSuchProcess, ProcessLookupError):
                 continue
         self.peak_gb = max(self.peak_gb, total / 1e9)
+
+
+def _own_bytes(child: psutil.Process) -> int:
+    """Memory that a child does not share: one just forked shares all of its parent's, which is counted already."""
+    try:
+        lines = Path(f"/proc/{child.pid}/smaps_rollup").read_text().splitlines()
+    except FileNotFoundError:  # not Linux, or gone
+        return int(child.memory_info().rss)
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
