@@ -2,19 +2,19 @@
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from pipelines.cell import describe, excluded
 from pipelines.chain import cell_of
 from pipelines.config import Config
+from pipelines.console import default_console
 from pipelines.estimates import estimate
 from pipelines.stage import is_made
 
 
 def print_plan(config: Config) -> None:
     """Prints one table for the cell; makes nothing."""
-    console = Console(soft_wrap=False, width=max(100, Console().width))
+    console = default_console()
     reason = excluded(config)
     if reason is not None:
         console.print(f"[bold]{describe(config)}[/]: {reason}")

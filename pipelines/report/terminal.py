@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from pipelines.console import default_console
 from pipelines.report.accuracy import accuracy_table, cells_layout
 from pipelines.report.registry import FAILS, HOLDS
 from pipelines.report.table import Row, Table, signed
@@ -23,7 +24,7 @@ def print_report(result: "ReportResult", console: Console | None = None) -> None
         result: of build_report.
         console: where to; by default the terminal.
     """
-    console = console or Console()
+    console = console or default_console()
     table = result.table
     console.print()
     console.print(_grid(table, result.title))
@@ -99,7 +100,7 @@ def print_cell(cell: dict[str, Any], path: Path, console: Console | None = None)
         path: the folder of this run.
         console: where to; by default the terminal.
     """
-    console = console or Console()
+    console = console or default_console()
     table = accuracy_table([cell], cells_layout([cell]))
     console.print()
     console.print(_grid(table, f"{table.rows[0].name} (scale: {cell['scale']})"))
