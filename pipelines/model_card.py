@@ -45,7 +45,7 @@ def write_card(
     (folder / f"{FIGURE}.png").write_bytes(draw_png(picture))
     fitted = {entry["layer"]: entry for entry in record["calibration"]["layers"]}
     rows = [
-        f"| {layer} | {_by_layer(before['kl'])[i]:.5f} | {_by_layer(after['kl'])[i]:.5f} "
+        f"| {i + 1} | {_by_layer(before['kl'])[i]:.5f} | {_by_layer(after['kl'])[i]:.5f} "
         f"| {100 * _by_layer(before['mismatch'])[i]:.2f} | {100 * _by_layer(after['mismatch'])[i]:.2f} "
         f"| {_solve(fitted.get(layer))} |"
         for i, layer in enumerate(layers)
