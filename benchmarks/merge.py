@@ -7,8 +7,9 @@ differs, and is not corrected for:
 - ours reads every tensor once more beforehand to refuse NaN and Inf, and flushes the result to disk (fsync); mergekit
   does neither;
 - ours works in float32 whatever is stored; mergekit in the dtype its configuration names, so it is run with both;
-- for OLMoE mergekit merges and writes transformers' fused experts (and trims over all experts of a layer at once), ours
-  the published tensors. For Qwen3-MoE both work on the published tensors, and the results are compared.
+- mergekit merges and writes transformers' fused experts, ours the published tensors. Where a method works entry by
+  entry (average, task arithmetic) the results are the same, and `difference` says how nearly; where it ranks a tensor's
+  entries (TIES, SCE) or draws at random (DARE, DELLA) they are not: mergekit ranks over all experts of a layer at once.
 Fisher, RegMean and WUDI have no counterpart in mergekit and are measured alone.
 """
 
@@ -202,19 +203,14 @@ def make_models(folder: Path, architecture: str, experts: int, layers: int) -> i
 
 
 def difference(ours: Path, theirs: Path) -> float | None:
-    """Largest relative difference of a tensor (Frobenius); None where the two don't hold the same tensors."""
-    from harc.checkpoint import CheckpointError, open_checkpoint
+    """Largest relative difference (Frobenius) of a parameter, both checkpoints as transformers loads them."""
+    from transformers import AutoModelForCausalLM
 
     if ours == theirs:
         return None
-    try:
-        a, b = open_checkpoint(ours), open_checkpoint(theirs)
-    except CheckpointError:
-        return None
-    if set(a) != set(b):
-        return None
-    pairs = ((a.read(name).float(), b.read(name).float()) for name in a)
-    return max(float((x - y).norm() / y.norm()) for x, y in pairs)
+    first, second = (AutoModelForCausalLM.from_pretrained(path, dtype="auto").state_dict() for path in (ours, theirs))
+    pairs = ((value.float(), second[name].float()) for name, value in first.items())
+    return max(float((a - b).norm() / b.norm()) for a, b in pairs)
 
 
 def show(result: dict[str, Any]) -> None:
