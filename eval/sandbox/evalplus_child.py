@@ -1,6 +1,6 @@
 """EvalPlus's own judge, run in the sandbox.
 
-    python evalplus_child.py judge <humaneval|mbpp> <samples.jsonl> <workers>
+    python evalplus_child.py judge <humaneval|mbpp> <samples.jsonl> <workers> <seconds a test>
     python evalplus_child.py answers <humaneval|mbpp>
 
 The data set comes through HUMANEVAL_OVERRIDE_PATH or MBPP_OVERRIDE_PATH, which EvalPlus reads when it is imported.
@@ -35,11 +35,11 @@ def main(action: str, dataset: str, *rest: str) -> None:
                 evalplus.get_mbpp_plus(), evalplus.get_mbpp_plus_hash(), evalplus.MBPP_OUTPUT_NOT_NONE_TASKS
             )
         return
-    samples, workers = rest
+    samples, workers, seconds = rest
     # EvalPlus judges each sample in a process forked from a pool's worker, itself forked from this one.
     multiprocessing.set_start_method("fork")
     os.register_at_fork(after_in_child=_Guard(os.getpid()))
-    evalplus.evaluate(dataset=dataset, samples=samples, parallel=int(workers))
+    evalplus.evaluate(dataset=dataset, samples=samples, parallel=int(workers), min_time_limit=float(seconds))
 
 
 class _Guard:
