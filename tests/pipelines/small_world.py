@@ -1,5 +1,6 @@
 """A world of a few dozen sums, with a tokenizer, for tests that train in a second or two."""
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -84,7 +85,7 @@ DATA = DataSource("world:train/math.jsonl")
 
 def pretraining(**settings) -> PretrainConfig:
     values = {"steps": 6, "load_balancing": 0.01, "responses_only": False, **SETTINGS, **settings}
-    return PretrainConfig(architecture=ARCHITECTURE, data=DATA, **values)
+    return PretrainConfig(architecture=copy.deepcopy(ARCHITECTURE), data=DATA, **values)
 
 
 def finetuning(**settings) -> FinetuneConfig:
