@@ -24,6 +24,7 @@ Problems = Mapping[str, Mapping[str, Any]]
 SECONDS_PER_TEST = 1.0
 _OVERRIDE = {"humaneval": "HUMANEVAL_OVERRIDE_PATH", "mbpp": "MBPP_OVERRIDE_PATH"}
 _LARGE = 2**20  # bytes of a data set from which its answers are kept
+_ANSWERS_BYTES = 16 * 2**30  # what EvalPlus may write; a sample has a limit of its own, in the child
 _PROBE = {
     "task_id": "HumanEval/0",
     "prompt": "def same(x):\n",
@@ -82,7 +83,7 @@ def _run(
             "evalplus_child.py",
             ["judge", rules, str(samples), str(workers), str(SECONDS_PER_TEST)],
             workdir,
-            sandbox.Limits(seconds=300 + 15 * len(cases) / workers),
+            sandbox.Limits(seconds=300 + 15 * len(cases) / workers, file_bytes=_ANSWERS_BYTES),
             {
                 **_environment(dataset, workdir, rules),
                 # Of one sample, with what it inherits: a large data set's answers are some of it.
@@ -103,7 +104,7 @@ def _place_answers(dataset: Path, workdir: Path, rules: Rules) -> None:
     kept, place = root / f"{rules}-{name}", workdir / "cache" / "evalplus" / name
     if not kept.is_file():
         log.info("running the %s data set's own solutions once; their answers are kept in %s", rules, root)
-        limits = sandbox.Limits(seconds=3600, cpu_seconds=3600, file_bytes=16 * 2**30)
+        limits = sandbox.Limits(seconds=3600, cpu_seconds=3600, file_bytes=_ANSWERS_BYTES)
         outcome = sandbox.run(
             "evalplus_child.py", ["answers", rules], workdir, limits, _environment(dataset, workdir, rules)
         )

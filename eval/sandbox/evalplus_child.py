@@ -18,6 +18,7 @@ import types
 from lockdown import lock_down
 
 SAMPLE_CPU_SECONDS = 150  # EvalPlus itself gives a sample 62 seconds
+SAMPLE_FILE_BYTES = 64 * 2**20
 
 
 def main(action: str, dataset: str, *rest: str) -> None:
@@ -56,6 +57,7 @@ class _Guard:
         os.dup2(silence, 1)
         os.dup2(silence, 2)
         resource.setrlimit(resource.RLIMIT_CPU, (SAMPLE_CPU_SECONDS, SAMPLE_CPU_SECONDS))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (SAMPLE_FILE_BYTES, SAMPLE_FILE_BYTES))
         lock_down(self._scratch)
 
 
