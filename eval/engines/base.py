@@ -3,9 +3,10 @@
 import hashlib
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,15 @@ def request_seed(seed: int, prompt: str) -> int:
     """A 31-bit seed from the run's seed and the prompt, the same on every machine."""
     digest = hashlib.sha256(f"{seed}\0{prompt}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
+
+
+def model_context(model: Path | str, wanted: int | None) -> int | None:
+    """The context to run with: what was asked for, but no more than the model's own; None if neither is known."""
+    own = getattr(AutoConfig.from_pretrained(str(model)).get_text_config(), "max_position_embeddings", None)
+    if wanted and own and wanted > own:
+        log.warning("%s: max_model_len=%d is more than the model's own context: %d is used", model, wanted, own)
+        return int(own)
+    return wanted or own
 
 
 def fit_context(lengths: Sequence[int], context: int, max_tokens: int) -> list[int]:

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from eval.config import EngineConfig
-from eval.engines.base import EngineError, fit_context, request_seed
+from eval.engines.base import EngineError, fit_context, model_context, request_seed
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,7 @@ class TransformersEngine:
             raise EngineError(f"{model}: transformers could not open it: {error}") from error
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        own = getattr(self._model.config, "max_position_embeddings", None) or 2**20
-        self.context = min(own, config.max_model_len or own)
+        self.context = model_context(model, config.max_model_len) or 2**20
         self._batch_size = config.batch_size
 
     def generate(

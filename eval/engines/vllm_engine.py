@@ -19,7 +19,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from eval.config import EngineConfig
-from eval.engines.base import EngineError, fit_context, request_seed
+from eval.engines.base import EngineError, fit_context, model_context, request_seed
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +43,12 @@ class VllmEngine:
         self._affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
         self._set_num_threads = torch.set_num_threads
         _quieten()
+        context = model_context(model, config.max_model_len) if config.max_model_len else None
         try:
             with _silent_stderr():
                 from vllm import LLM
 
-                self._llm: Any = LLM(model=str(model), **_settings(config))
+                self._llm: Any = LLM(model=str(model), **_settings(config, context))
         except Exception as error:
             self._restore()
             raise EngineError(f"{model}: vLLM could not open it: {error}") from error
@@ -151,13 +152,13 @@ def _silent_stderr() -> Iterator[None]:
                 log.error("%s", file.read()[-4000:].decode(errors="replace").strip())
 
 
-def _settings(config: EngineConfig) -> dict[str, Any]:
+def _settings(config: EngineConfig, context: int | None) -> dict[str, Any]:
     on_gpu = torch.cuda.is_available()
     eager = config.enforce_eager
     settings: dict[str, Any] = {
         "dtype": config.dtype if config.dtype != "auto" else ("bfloat16" if on_gpu else "float32"),
         "enforce_eager": (not on_gpu) if eager is None else eager,
-        "max_model_len": config.max_model_len,
+        "max_model_len": context,
         "max_num_seqs": config.max_num_seqs,
         "tensor_parallel_size": config.tensor_parallel_size,
         "seed": config.seed,

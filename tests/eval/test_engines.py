@@ -5,7 +5,7 @@ import torch
 
 from eval.config import EngineConfig
 from eval.engines import EngineError, load_engine, request_seed
-from eval.engines.base import fit_context
+from eval.engines.base import fit_context, model_context
 from eval.engines.transformers_engine import SeededGumbel
 
 PROMPTS = ["<|user|>\nOne?\n<|assistant|>\n", "<|user|>\nAnd a rather longer two?\n<|assistant|>\n"]
@@ -52,6 +52,10 @@ def test_a_prompt_that_fills_the_context_is_refused_and_a_long_one_gets_what_is_
     assert fit_context([10, 90], context=100, max_tokens=50) == [50, 10]
     with pytest.raises(EngineError, match="prompt 1 has 100 tokens and the model's context holds 100"):
         fit_context([10, 100], context=100, max_tokens=50)
+
+
+def test_a_context_is_never_longer_than_the_models_own(model):
+    assert [model_context(model, wanted) for wanted in (None, 100, 10_000)] == [2048, 100, 2048]
 
 
 def test_a_prompts_seed_is_its_own():
