@@ -14,6 +14,7 @@ _HOMES = {
     "Engine": "eval.engines",
     "EngineConfig": "eval.config",
     "EngineError": "eval.engines",
+    "check_tasks": "eval.evaluation",
     "evaluate": "eval.evaluation",
     "judge": "eval.judges",
     "load_engine": "eval.engines",

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval import TASKS, EngineConfig, EngineError, evaluate, load_engine
+from eval import TASKS, EngineConfig, EngineError, check_tasks, evaluate, load_engine
 from eval.data import DataError
 from eval.judges.evalplus import JudgeError
 
@@ -31,12 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         unused = [name for name in data if name not in names]
         if unused:
             raise ValueError(f"--data names {unused}, which --tasks does not")
+        tasks = {name: data.get(name) for name in names}
+        check_tasks(tasks)
         config = EngineConfig(kind=options.engine, dtype=options.dtype, max_model_len=options.max_model_len)
         engine = load_engine(config, options.model)
         try:
             results = evaluate(
                 engine,
-                {name: data.get(name) for name in names},
+                tasks,
                 samples=options.samples,
                 temperature=options.temperature,
                 seed=options.seed,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eval import statistics
+from eval.data import DataError, read_jsonl
 from eval.engines.base import Engine
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,12 @@ def evaluate(
         ValueError: an unknown task, or settings out of range.
         eval.data.DataError: a data file that is missing, empty or malformed (the line is named).
     """
-    _check(tasks, samples, temperature, limit)
+    if samples < 1 or temperature < 0 or (limit is not None and limit < 1):
+        raise ValueError(
+            f"samples and limit are at least 1, temperature at least 0: samples={samples}, limit={limit}, "
+            f"temperature={temperature}"
+        )
+    check_tasks(tasks)
     arguments: dict[str, Any] = {"temperature": temperature, "do_sample": temperature > 0}
     if max_new_tokens is not None:
         arguments["max_gen_toks"] = max_new_tokens
@@ -72,9 +78,13 @@ def evaluate(
             for name, path in tasks.items()
         ]
         # A group is lm-eval's way to load tasks of the index with settings replaced.
-        loaded = TaskManager(include_path=str(FOLDER), include_defaults=False).load(
-            [{"group": "harc", "task": selected}]
-        )
+        manager = TaskManager(include_path=str(FOLDER), include_defaults=False)
+        try:
+            loaded = manager.load([{"group": "harc", "task": selected}])
+        except OSError as error:
+            raise DataError(
+                f"a published data set cannot be had ({error}); give a local copy as the task's data"
+            ) from error
         output = run_lm_eval(
             lm=EngineLM(engine, seed),
             task_dict=loaded,
@@ -95,6 +105,19 @@ def evaluate(
         settings = {"temperature": temperature, "seed": seed, "limit": limit, "max_new_tokens": max_new_tokens}
         (out / "results.json").write_text(json.dumps({"settings": settings, "tasks": results}, indent=1) + "\n")
     return results
+
+
+def check_tasks(tasks: Mapping[str, Path | str | None]) -> None:
+    """Finds what is wrong with tasks and their data files before a model is loaded; raises as `evaluate` does."""
+    unknown = [name for name in tasks if name not in TASKS]
+    if unknown or not tasks:
+        raise ValueError(f"unknown task {unknown or 'list (it is empty)'}: choose among {', '.join(TASKS)}")
+    for name, path in tasks.items():
+        config = task_config(name)
+        if path is not None:
+            read_jsonl(path, config["metadata"]["required"])
+        elif not (config.get("dataset_path") or config.get("custom_dataset")):
+            raise ValueError(f"{name} has no published data set: give its data file")
 
 
 def score(task: str, records: Sequence[Mapping[str, Any]], responses: Sequence[Sequence[str]]) -> list[list[bool]]:
@@ -121,25 +144,6 @@ def task_config(task: str) -> dict[str, Any]:
     from lm_eval.tasks._yaml_loader import load_yaml
 
     return load_yaml(FOLDER / f"{task}.yaml", resolve_func=True)
-
-
-def _check(tasks: Mapping[str, Any], samples: int, temperature: float, limit: int | None) -> None:
-    unknown = [name for name in tasks if name not in TASKS]
-    if unknown or not tasks:
-        raise ValueError(f"unknown task {unknown or 'list (it is empty)'}: choose among {', '.join(TASKS)}")
-    if samples < 1 or temperature < 0 or (limit is not None and limit < 1):
-        raise ValueError(
-            f"samples and limit are at least 1, temperature at least 0: samples={samples}, limit={limit}, "
-            f"temperature={temperature}"
-        )
-    for name, path in tasks.items():
-        config = task_config(name)
-        if path is None and not (config.get("dataset_path") or config.get("custom_dataset")):
-            raise ValueError(f"{name} has no published data set: give its data file")
-        if path is not None:
-            from eval.data import read_jsonl
-
-            read_jsonl(path, config["metadata"]["required"])
 
 
 def _data(name: str, path: Path | str | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from eval.config import EngineConfig
 from eval.engines.base import EngineError, fit_context, model_context, request_seed
@@ -28,6 +29,7 @@ class TransformersEngine:
     def __init__(self, config: EngineConfig, model: Path | str) -> None:
         on_gpu = torch.cuda.is_available()
         dtype = config.dtype if config.dtype != "auto" else ("bfloat16" if on_gpu else "float32")
+        transformers_logging.disable_progress_bar()
         try:
             self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(model), padding_side="left")
             self._model = AutoModelForCausalLM.from_pretrained(
