@@ -1,13 +1,17 @@
 """Real vLLM: exact repeats, engine after engine in one process, the four real benchmarks end to end."""
 
+import importlib.util
 import json
 import subprocess
 import sys
 
 import pytest
 
-pytestmark = pytest.mark.slow
-pytest.importorskip("vllm", reason="vLLM is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    # Not importorskip: importing vLLM takes seconds, which a run without the slow tests would pay too.
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+]
 
 SCRIPT = """
 import json, sys, psutil
