@@ -6,6 +6,7 @@
     harc.diagnose(model, sources, data, ...)       how far a merged model's routing is from its sources'
     harc.routing_kl, harc.mismatch, harc.logit_shift
     harc.merge(method, sources, base, out, ...)    merging, streamed shard by shard
+    harc.swap_routers(model, routers, out)         a model with another model's routers
 
 Names are imported when first used, so that `import harc` is light.
 """
@@ -31,6 +32,7 @@ _HOMES = {
     "mismatch": "harc.measures",
     "routing_kl": "harc.measures",
     "solve_router": "harc.solver",
+    "swap_routers": "harc.swap",
 }
 _MODULES = ("checkpoint", "tokens", "routers", "operator", "preconditioner", "solver", "measures", "streaming")
 __all__ = sorted(_HOMES)

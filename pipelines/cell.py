@@ -7,7 +7,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from pipelines.chain import Cell, cell_of
+from pipelines.cells import own_overrides
+from pipelines.chain import Cell, cell_of, row_of
 from pipelines.config import Config
 from pipelines.stage import Made, Node, Runner
 from pipelines.versions import versions
@@ -29,9 +30,11 @@ def run_cell(config: Config) -> dict[str, Any]:
 
 
 def describe(config: Config) -> str:
-    """The cell in a few words, for logs."""
-    calibrated = "" if config.calibrate.method == "none" else f" + {config.calibrate.method.upper()}"
-    return f"{config.merge.label}{calibrated} ({config.scale.name})"
+    """The cell in a few words, for logs: its row, and the line of overrides that it has of its own."""
+    row = row_of(config)
+    calibrated = "" if row["harc"] == "no" else f" + {config.calibrate.method.upper()}"
+    line = f" [{own_overrides(config)}]" if config.experiment.cell is not None else ""
+    return f"{row['method']}{calibrated}{line} ({config.scale.name})"
 
 
 def excluded(config: Config) -> str | None:
@@ -49,9 +52,11 @@ def identity(config: Config) -> dict[str, Any]:
     return {
         "experiment": config.experiment.name,
         "scale": config.scale.name,
-        "row": {"method": config.merge.label, "harc": "no" if config.calibrate.method == "none" else "yes"},
+        "row": row_of(config),
         "merge": config.merge.method,
         "calibrate": config.calibrate.method,
+        "swap": config.swap,
+        "sft": config.sft,
         "config": OmegaConf.to_container(OmegaConf.structured(config)),
         "versions": versions(),
     }
@@ -75,6 +80,8 @@ def _record(cell: Cell, made: dict[Path, Made], outputs: Path) -> dict[str, Any]
         "routing": result(cell.diagnosed).metrics if cell.diagnosed else None,
         "routing_before": result(cell.diagnosed_before).metrics if cell.diagnosed_before else None,
         "calibration": result(cell.calibrated).metrics if cell.calibrated else None,
+        "calibration_two": result(cell.calibrated_beside).metrics if cell.calibrated_beside else None,
+        "cost": {name: result(node).metrics["repeats"] for name, node in cell.costs.items()} or None,
         "runtime_s": sum(one.manifest["seconds"] for one in method) if method else None,
         "peak_memory_gb": max((one.manifest["peak_memory_gb"] for one in method), default=None),
         "stages": [

@@ -17,8 +17,10 @@ from omegaconf.errors import OmegaConfBaseException
 from pipelines import schema
 from pipelines.callbacks import sweep_status
 from pipelines.cell import describe, excluded, failed, identity, run_cell
+from pipelines.cells import compose_cell
 from pipelines.config import Config
 from pipelines.records import write_record
+from pipelines.tuned import apply_tuned
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +60,14 @@ def _hydra_main(composed: DictConfig) -> None:
 
 def _job(composed: DictConfig) -> None:
     refuse_unknown_keys(composed)
-    config = OmegaConf.to_object(composed)
+    config = OmegaConf.to_object(compose_cell(composed))
     assert isinstance(config, Config)
+    config = apply_tuned(config)
+    if config.experiment.runs:
+        from pipelines.suite import run_suite
+
+        run_suite(config)
+        return
     if config.plan:
         from pipelines.plan import print_plan
 

@@ -40,9 +40,14 @@ def estimate(node: Node, size: SizeConfig, dtype: str) -> Estimate:
         "sample": Estimate(model * 1.3, SMALL_GB),
         "merge": Estimate(4 * layer, model),
         "calibrate": Estimate(model + 2 * hidden, size.layers * size.experts * size.hidden * weight / 1e9),
+        "swap": Estimate(layer, size.layers * size.experts * size.hidden * weight / 1e9),
+        "sft": Estimate(train, model + CHECKPOINTS * size.parameters * (4 + ADAM_BYTES) / 1e9),
         "diagnose": Estimate(2 * model, SMALL_GB),
         "evaluate": Estimate(model * 1.3, SMALL_GB),
     }
+    if node.stage == "cost":
+        measured = Node(node.config.stage, node.label, node.config.config, node.inputs)
+        return Estimate(estimate(measured, size, dtype).memory_gb, estimate(measured, size, dtype).disk_gb)
     if node.stage == "merge" and any(name.startswith("data_") for name in node.inputs):
         return Estimate(2 * model + 4 * layer, model)
     return table[node.stage]

@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from pipelines.config import FinetuneConfig, LaunchConfig, PretrainConfig
+from pipelines.config import FinetuneConfig, LaunchConfig, PretrainConfig, SftConfig
 
 log = logging.getLogger(__name__)
 
 JOB = "job.json"
-_CONFIGS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+_CONFIGS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "sft": SftConfig}
 _ROOT = Path(__file__).parent.parent
 _ACCELERATE = _ROOT / "conf" / "accelerate"
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from pipelines.cell import describe, excluded
@@ -17,11 +18,11 @@ def print_plan(config: Config) -> None:
     console = default_console()
     reason = excluded(config)
     if reason is not None:
-        console.print(f"[bold]{describe(config)}[/]: {reason}")
+        console.print(f"[bold]{escape(describe(config))}[/]: {escape(reason)}")
         return
     outputs = Path(config.outputs)
     cell = cell_of(config)
-    table = Table(title=describe(config), title_justify="left", title_style="bold", expand=False)
+    table = Table(title=escape(describe(config)), title_justify="left", title_style="bold", expand=False)
     for column in ("stage", "state"):
         table.add_column(column, no_wrap=True)
     for column in ("memory", "disk"):

@@ -1,7 +1,8 @@
-"""The stages of the method itself: merge, calibrate, diagnose. Each is a call of the harc library on checkpoints."""
+"""The stages of the method itself: merge, calibrate, swap, diagnose. Each is a call of the harc library."""
 
 import dataclasses
 import json
+import random
 import statistics
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from transformers import AutoTokenizer
 
 import harc
 from harc.tokens import TokenSequence, encode
-from pipelines.config import CalibrateStageConfig, DataSource, DiagnoseConfig, MergeStageConfig
+from pipelines.config import CalibrateStageConfig, DiagnoseConfig, MergeStageConfig, SwapConfig
 from pipelines.data import load_records
+from pipelines.data.sampled import calibration_records
 
 
 def merge(config: MergeStageConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
@@ -20,7 +22,7 @@ def merge(config: MergeStageConfig, inputs: dict[str, Path], out: Path) -> dict[
     sources = _sources(config.sources, inputs)
     data = None
     if any(name.startswith("data_") for name in inputs):
-        data = _calibration_text(sources, inputs, config.fraction, config.max_length)
+        data = _calibration_text(sources, inputs, config.max_length)
     settings = dict(config.settings)
     weights = settings.pop("weights", None)
     report = harc.merge(
@@ -38,7 +40,7 @@ def merge(config: MergeStageConfig, inputs: dict[str, Path], out: Path) -> dict[
 def calibrate(config: CalibrateStageConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     """Calibrates the routers of `merged` to those of `source_<domain>` on the text of `data_<domain>`."""
     sources = _sources(config.sources, inputs)
-    data = _calibration_text(sources, inputs, config.fraction, config.max_length)
+    data = _calibration_text(sources, inputs, config.max_length, config.fraction, config.seed)
     settings = dataclasses.asdict(config.harc)
     del settings["method"]
     report = harc.calibrate(
@@ -54,16 +56,30 @@ def calibrate(config: CalibrateStageConfig, inputs: dict[str, Path], out: Path) 
     return report.to_dict()
 
 
+def swap(config: SwapConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
+    """Writes `model` with the routers of `routers`, both made by a stage or named in the config."""
+    changed = harc.swap_routers(model(inputs, "model", config.model), model(inputs, "routers", config.routers), out)
+    return {"routers": changed}
+
+
 def diagnose(config: DiagnoseConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
-    """Routing KL, mismatch and logit shift of `model` against each source, on text that calibration never saw."""
+    """Routing KL, mismatch and logit shift of `model` against each source, a domain's own text each.
+
+    The text is held-out text that calibration never saw, or that of `data_<domain>` where the config names none.
+    """
     sources = _sources(config.sources, inputs)
     diagnosed = model(inputs, "model", config.model)
-    tokenizer = AutoTokenizer.from_pretrained(next(iter(sources.values())), trust_remote_code=False)
-    text = [
-        encode(tokenizer, load_records(config.heldout[name], inputs.get("world")), config.max_length)
-        for name in sources
-    ]
-    report = harc.diagnose(diagnosed, list(sources.values()), text, dtype=getattr(torch, config.dtype), device=device())
+    if config.heldout:
+        tokenizer = AutoTokenizer.from_pretrained(next(iter(sources.values())), trust_remote_code=False)
+        text = {
+            name: encode(tokenizer, load_records(config.heldout[name], inputs.get("world")), config.max_length)
+            for name in sources
+        }
+    else:
+        text = _calibration_text(sources, inputs, config.max_length)
+    report = harc.diagnose(
+        diagnosed, list(sources.values()), list(text.values()), dtype=getattr(torch, config.dtype), device=device()
+    )
     routing = _by_domain(report.to_dict(), list(sources))
     routing |= {f"{measure}_mean": _mean(routing[measure]) for measure in ("kl", "mismatch", "shift")}
     (out / "routing.json").write_text(json.dumps(routing, indent=1))
@@ -106,15 +122,17 @@ def model(inputs: dict[str, Path], name: str, given: str | None) -> Path | str:
 
 
 def _calibration_text(
-    sources: dict[str, Path | str], inputs: dict[str, Path], fraction: float, max_length: int
+    sources: dict[str, Path | str], inputs: dict[str, Path], max_length: int, fraction: float = 1.0, seed: int = 0
 ) -> dict[str, list[TokenSequence]]:
-    """The first `fraction` of each domain's calibration records, as tokens."""
+    """A share of each domain's calibration records, drawn by the seed, as tokens; a larger share holds a smaller."""
     text = {}
     for name, source in sources.items():
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        made = [file for file in inputs[f"data_{name}"].glob("*.jsonl") if file.name != "rejected.jsonl"]
-        records = load_records(DataSource(path=str(made[0])))
-        text[name] = encode(tokenizer, records[: max(1, round(fraction * len(records)))], max_length)
+        records = calibration_records(inputs[f"data_{name}"])
+        if fraction < 1:
+            random.Random(f"{seed}|{name}").shuffle(records)
+            records = records[: max(1, round(fraction * len(records)))]
+        text[name] = encode(tokenizer, records, max_length)
     return text
 
 

@@ -1,7 +1,7 @@
 """The sample stage: one domain's calibration set, in the composition asked for (METHOD section 7).
 
 srccrt: the source model answers the prompts greedily, and the correct responses stay; srcall: all of them stay.
-gt: the data's reference responses. prompt: prompts alone.
+gt: the data's reference responses. prompt: prompts alone. c4: text of no domain.
 Correctness is decided by the judges of the benchmarks: the final answer for math, the tests for code.
 """
 
@@ -112,12 +112,19 @@ def reference_answers(
     return kept, rejected
 
 
-# C4 (text of no domain) is a further function of this shape.
+def generic_text(
+    config: SampleConfig, inputs: dict[str, Path], records: list[Record]
+) -> tuple[list[Record], list[Record]]:
+    """C4: the data is text of no domain, and is taken as it is."""
+    return records, []
+
+
 COMPOSITIONS: dict[str, Callable[[SampleConfig, dict[str, Path], list[Record]], tuple[list[Record], list[Record]]]] = {
     "srccrt": correct_source_responses,
     "srcall": all_source_responses,
     "gt": reference_answers,
     "prompt": prompts_alone,
+    "c4": generic_text,
 }
 
 

@@ -3,10 +3,12 @@
 from hydra.core.config_store import ConfigStore
 
 from pipelines import config
+from pipelines.cells import register_resolver
 
 
 def register() -> None:
     """Names each dataclass `/schema/<group>/<option>`; the file conf/<group>/<option>.yaml extends it."""
+    register_resolver()
     store = ConfigStore.instance()
     store.store(name="schema", node=config.Config)
     store.store(group="schema/scale", name="scale", node=config.ScaleConfig)

@@ -53,6 +53,9 @@ STAGES = {
     "sample": StageSpec("pipelines.sample:sample"),
     "merge": StageSpec("pipelines.routers:merge"),
     "calibrate": StageSpec("pipelines.routers:calibrate"),  # its finished layers are kept beside `out`
+    "swap": StageSpec("pipelines.routers:swap"),
+    "sft": StageSpec("pipelines.train:sft", resumable=True),
+    "cost": StageSpec("pipelines.cost:measure_cost"),
     "diagnose": StageSpec("pipelines.routers:diagnose"),
     "evaluate": StageSpec("pipelines.evaluate:evaluate"),
 }

@@ -1,4 +1,4 @@
-"""The training stages: `pretrain` from random weights and `finetune` from a base model, both by TRL's SFTTrainer.
+"""The training stages, by TRL's SFTTrainer: `pretrain` from random weights, `finetune` from a base, `sft` of a merge.
 
 The loss is on responses only (or on every token), the router's load-balancing loss on or off by its coefficient. A
 killed run resumes from its last complete checkpoint under `out/trainer`, which is gone when the stage has finished.
@@ -8,6 +8,7 @@ killed run resumes from its last complete checkpoint under `out/trainer`, which 
 import json
 import logging
 import math
+import random
 import shutil
 import sys
 from pathlib import Path
@@ -25,8 +26,9 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from pipelines.config import FinetuneConfig, LaunchConfig, PretrainConfig, TrainConfig
+from pipelines.config import FinetuneConfig, LaunchConfig, PretrainConfig, SftConfig, TrainConfig
 from pipelines.data import load_records
+from pipelines.data.sampled import calibration_records
 from pipelines.data.tokens import count_tokens, tokenize
 from pipelines.launch import launch_training, read_job, split_batch, write_job
 from pipelines.trainer import LossCurve, Progress, RouterTrainer, complete_checkpoint, trainer_arguments
@@ -63,6 +65,14 @@ def finetune(
     return _stage("finetune", config, inputs, out, launch)
 
 
+def sft(config: SftConfig, inputs: dict[str, Path], out: Path, launch: LaunchConfig | None = None) -> dict[str, Any]:
+    """Tunes every weight of `inputs["model"]` on the calibration records of all `data_<domain>`, shuffled together.
+
+    Arguments and result are those of `pretrain`.
+    """
+    return _stage("sft", config, inputs, out, launch)
+
+
 def _stage(stage: str, config: Any, inputs: dict[str, Path], out: Path, launch: LaunchConfig | None) -> dict[str, Any]:
     launch = launch or LaunchConfig()
     settings = _settings(config)
@@ -77,8 +87,17 @@ def _stage(stage: str, config: Any, inputs: dict[str, Path], out: Path, launch: 
     return metrics
 
 
-def _settings(config: PretrainConfig | FinetuneConfig) -> TrainConfig:
-    return config.train if isinstance(config, FinetuneConfig) else config
+def _settings(config: PretrainConfig | FinetuneConfig | SftConfig) -> TrainConfig:
+    return config if isinstance(config, PretrainConfig) else config.train
+
+
+def _records(config: Any, inputs: dict[str, Path]) -> list[dict[str, Any]]:
+    if not isinstance(config, SftConfig):
+        return load_records(config.data, inputs.get("world"))
+    data = sorted(name for name in inputs if name.startswith("data_"))
+    records = [record for name in data for record in calibration_records(inputs[name])]
+    random.Random(config.train.seed).shuffle(records)
+    return records
 
 
 def _train(stage: str, config: Any, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
@@ -86,9 +105,8 @@ def _train(stage: str, config: Any, inputs: dict[str, Path], out: Path) -> dict[
     settings = _settings(config)
     set_seed(settings.seed)
     disable_progress_bar()
-    world = inputs.get("world")
     tokenizer, source = _tokenizer(config, inputs)
-    records = load_records(config.data, world)
+    records = _records(config, inputs)
     examples = tokenize(tokenizer, records, max_length=settings.max_length, responses_only=settings.responses_only)
     tokens, learned = count_tokens(examples)
     log.info("%s: %d examples, %d tokens, %d of them with loss", stage, len(examples), tokens, learned)
@@ -126,7 +144,7 @@ def _tokenizer(config: Any, inputs: dict[str, Path]) -> tuple[PreTrainedTokenize
             raise ValueError("pretrain: no `world` among the inputs; its tokenizer is the model's")
         source = str(Path(inputs["world"]) / "tokenizer")
     else:
-        source = str(inputs.get("base") or config.base or "")
+        source = str(inputs["model"] if isinstance(config, SftConfig) else inputs.get("base") or config.base or "")
         if not source:
             raise ValueError("finetune: no base model; give the input `base` or set `base` to a folder or hub id")
         if inputs.get("base") and not Path(source).is_dir():
@@ -160,7 +178,8 @@ def _random_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) ->
             **config.architecture.settings,
         },
     )
-    unknown = sorted(set(config.architecture.settings) - set(type(architecture)().to_dict()))
+    known = {*type(architecture)().to_dict(), *type(architecture).attribute_map}  # Qwen3-MoE's num_experts is mapped
+    unknown = sorted(set(config.architecture.settings) - known)
     if unknown:
         raise ValueError(f"{config.architecture.model_type}: unknown architecture settings {', '.join(unknown)}")
     return _fast_experts(AutoModelForCausalLM.from_config(architecture, dtype=torch.float32))

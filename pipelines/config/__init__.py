@@ -13,12 +13,14 @@ from pipelines.config.data import (
 from pipelines.config.measuring import (
     CalibrateConfig,
     CalibrateStageConfig,
+    CostConfig,
     DiagnoseConfig,
     EvaluateConfig,
     EvaluateStageConfig,
     HarcConfig,
     SampleBudgetConfig,
     SampleConfig,
+    SwapConfig,
 )
 from pipelines.config.merging import (
     AverageConfig,
@@ -47,6 +49,7 @@ from pipelines.config.training import (
     FinetuneConfig,
     LaunchConfig,
     PretrainConfig,
+    SftConfig,
     TrainConfig,
 )
 
@@ -58,6 +61,7 @@ __all__ = [
     "CalibrateStageConfig",
     "CalibrationDataConfig",
     "Config",
+    "CostConfig",
     "DareConfig",
     "DataSource",
     "DellaConfig",
@@ -79,7 +83,9 @@ __all__ = [
     "SampleConfig",
     "ScaleConfig",
     "SceConfig",
+    "SftConfig",
     "SizeConfig",
+    "SwapConfig",
     "TaskArithmeticConfig",
     "TiesConfig",
     "TrackerConfig",

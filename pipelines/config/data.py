@@ -31,6 +31,7 @@ class DomainConfig:
     checkpoint: a fine-tuned model of your own (folder or hub id), used instead of the finetune stage.
     tasks: column of the report -> task of eval/tasks.
     task_data: task -> local data file, instead of the task's own dataset.
+    validation_data: task -> data file of problems that are not the test's, to choose settings on.
     """
 
     train: DataSource = MISSING
@@ -38,6 +39,7 @@ class DomainConfig:
     heldout: DataSource = MISSING
     tasks: dict[str, str] = MISSING
     task_data: dict[str, str] = field(default_factory=dict)
+    validation_data: dict[str, str] = field(default_factory=dict)
     checkpoint: str | None = None
 
 
@@ -48,8 +50,9 @@ class WorldConfig:
     seed: of every choice; another seed is another world of the same kind.
     vocabulary: tokens of the tokenizer.
     max_length: longest sequence of the model, in tokens.
-    pretrain: records of the pre-training mixture: arithmetic drills, code problems, and for the rest math problems.
-    drills, code: share of arithmetic drills (facts, a line each) and of code problems in the mixture.
+    pretrain: records of the pre-training mixture: arithmetic drills, code, chat, and for the rest math problems.
+    drills, code, chat: their shares in the mixture. A drill is arithmetic, a fact a line; a third of the chat records
+        tells facts of the world, the others are problems.
     finetune: training records a domain.
     calibration, heldout: records a domain.
     validation, test: problems a benchmark.
@@ -59,8 +62,9 @@ class WorldConfig:
     vocabulary: int = 768
     max_length: int = 320
     pretrain: int = 30000
-    drills: float = 0.25
-    code: float = 0.3
+    drills: float = 0.22
+    code: float = 0.28
+    chat: float = 0.12
     finetune: int = 10000
     calibration: int = 500
     heldout: int = 200
@@ -70,7 +74,16 @@ class WorldConfig:
 
 @dataclass
 class CalibrationDataConfig:
-    """Composition of the calibration set: srccrt (the source's correct responses) or prompt (prompts alone)."""
+    """What routers are calibrated on. composition: see pipelines/sample.py.
+
+    fraction: share of each domain's records that HARC takes; seed: which of them (merging methods take all).
+    """
 
     composition: str = "srccrt"
     fraction: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses a share out of range when the configuration is composed."""
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"calibration_data.fraction={self.fraction}: expected a share above 0, at most 1")

@@ -1,5 +1,6 @@
 """Sampling calibration data, calibrating, diagnosing, evaluating: their groups and stages."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,8 +40,8 @@ class CalibrateConfig:
 class HarcConfig(CalibrateConfig):
     """HARC (METHOD sections 3 to 5).
 
-    alpha: a number from 0 to 1, or `auto`: chosen by held-out routing KL. layers: `all`, or a number: that many last
-    MoE layers. memory_budget_gb: beyond it hidden states go to memory-mapped files.
+    alpha: a number from 0 to 1, or `auto`: chosen by held-out routing KL. layers: `all`, a number: that many last MoE
+    layers, or a share of them, such as 25%. memory_budget_gb: beyond it hidden states go to memory-mapped files.
     """
 
     method: str = "harc"
@@ -58,8 +59,15 @@ class HarcConfig(CalibrateConfig):
         """Refuses values out of range when the configuration is composed."""
         if self.alpha != "auto" and not (isinstance(self.alpha, int | float) and 0 <= self.alpha <= 1):
             raise ValueError(f"calibrate.alpha={self.alpha}: expected a number from 0 to 1, or auto")
-        if self.layers != "all" and not (isinstance(self.layers, int) and self.layers >= 1):
-            raise ValueError(f"calibrate.layers={self.layers}: expected all, or how many of the last MoE layers")
+        share = re.fullmatch(r"(\d+(?:\.\d+)?)%", str(self.layers))
+        if not (
+            self.layers == "all"
+            or (isinstance(self.layers, int) and self.layers >= 1)
+            or (share and 0 < float(share[1]) <= 100)
+        ):
+            raise ValueError(
+                f"calibrate.layers={self.layers}: expected all, how many of the last MoE layers, or a share such as 50%"
+            )
         for key, valid in {
             "hessian": ("full", "diagonal", "identity"),
             "objective": ("quadratic", "kl"),
@@ -74,6 +82,7 @@ class CalibrateStageConfig:
 
     harc: HarcConfig = field(default_factory=HarcConfig)
     fraction: float = 1.0
+    seed: int = 0
     max_length: int = 4096
     dtype: str = "bfloat16"
     sources: dict[str, str | None] = field(default_factory=dict)
@@ -81,18 +90,46 @@ class CalibrateStageConfig:
 
 @dataclass
 class DiagnoseConfig:
-    """The diagnose stage: routing of a model against its sources on held-out text."""
+    """The diagnose stage: routing of a model against its sources, on held-out text or on calibration text.
+
+    heldout: domain -> text; empty when the text is the calibration data, a stage's.
+    """
 
     model: str | None = None
     sources: dict[str, str | None] = field(default_factory=dict)
-    heldout: dict[str, DataSource] = MISSING
+    heldout: dict[str, DataSource] = field(default_factory=dict)
     max_length: int = 4096
     dtype: str = "bfloat16"
 
 
 @dataclass
+class SwapConfig:
+    """The swap stage: a model with another model's routers."""
+
+    model: str | None = None
+    routers: str | None = None
+
+
+@dataclass
+class CostConfig:
+    """The cost stage: another stage's function run `repeats` times, each in a process of its own.
+
+    stage, config: of the stage that is measured. device: where it ran, so that costs of different devices never meet.
+    """
+
+    stage: str = MISSING
+    config: Any = None
+    repeats: int = 3
+    device: str = "cpu"
+
+
+@dataclass
 class EvaluateConfig:
-    """How accuracy is measured. engine: vllm or transformers. limit: problems a task (null: all)."""
+    """How accuracy is measured.
+
+    engine: vllm or transformers. limit: problems a task (null: all). tasks: columns to measure (null: all; [] none).
+    split: test, or validation, problems to choose settings on.
+    """
 
     samples: int = 16
     temperature: float = 0.1
@@ -100,6 +137,12 @@ class EvaluateConfig:
     limit: int | None = None
     engine: str = "vllm"
     tasks: list[str] | None = None
+    split: str = "test"
+
+    def __post_init__(self) -> None:
+        """Refuses a split that is neither when the configuration is composed."""
+        if self.split not in ("test", "validation"):
+            raise ValueError(f"evaluate.split={self.split}: expected test or validation")
 
 
 @dataclass

@@ -116,6 +116,5 @@ class MergeStageConfig:
     settings: dict[str, Any] = field(default_factory=dict)
     base: str | None = None
     sources: dict[str, str | None] = field(default_factory=dict)
-    fraction: float = 1.0
     max_length: int = 4096
     dtype: str = "bfloat16"

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from eval.config import EngineConfig
-from pipelines.config.data import CalibrationDataConfig, DomainConfig, WorldConfig
+from pipelines.config.data import CalibrationDataConfig, DataSource, DomainConfig, WorldConfig
 from pipelines.config.measuring import CalibrateConfig, EvaluateConfig, SampleBudgetConfig
 from pipelines.config.merging import MergeConfig
-from pipelines.config.training import LaunchConfig, PretrainConfig, TrainConfig
+from pipelines.config.training import ArchitectureConfig, LaunchConfig, PretrainConfig, TrainConfig
 
 
 @dataclass
@@ -23,7 +23,11 @@ class SizeConfig:
 
 @dataclass
 class ScaleConfig:
-    """A world to run in: base model, data and budgets."""
+    """A world to run in: base model, data and budgets.
+
+    larger: the architecture of table 6, where the scale pre-trains its base. sft: table 7's tuning on calibration data.
+    generic: text of no domain, the calibration data `c4`. sweep_samples: samples a problem in figures of many cells.
+    """
 
     name: str = MISSING
     base: str | None = None
@@ -31,11 +35,15 @@ class ScaleConfig:
     size: SizeConfig = MISSING
     world: WorldConfig | None = None
     pretrain: PretrainConfig | None = None
+    larger: ArchitectureConfig | None = None
     finetune: TrainConfig = MISSING
+    sft: TrainConfig = MISSING
     sample: SampleBudgetConfig = field(default_factory=SampleBudgetConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     max_length: int = 4096
     max_new_tokens: int | None = None
+    sweep_samples: int = 16
+    generic: DataSource | None = None
     domains: dict[str, DomainConfig] = MISSING
     unsupported: dict[str, str] = field(default_factory=dict)
 
@@ -55,13 +63,20 @@ class TrackerConfig:
 class ExperimentConfig:
     """One table or figure: which report is made of its cells.
 
-    exclude: cells of the sweep that are not rows. own_merge: calibrates a merge of the user's own, in place of a cell.
+    exclude: cells of the sweep that are not rows. cells: cells that no product of options gives, as lines of overrides;
+    a line may list several values (`calibrate.alpha=0.1,0.9`) and stands for all their combinations. cell: which one.
+    beside: the domains of a smaller merge whose calibration is reported beside (table 5).
+    runs: experiments that this one runs, each in its own process. own_merge, dashboard: in place of a cell.
     """
 
     name: str = "cells"
     report: str | None = None
     title: str = ""
     exclude: list[dict[str, str]] = field(default_factory=list)
+    cells: list[str] = field(default_factory=list)
+    cell: int | None = None
+    beside: list[str] = field(default_factory=list)
+    runs: list[str] = field(default_factory=list)
     own_merge: bool = False
 
 
@@ -69,6 +84,10 @@ class ExperimentConfig:
 class Config:
     """Everything one cell is composed of.
 
+    larger: on the scale's larger architecture. swap: `source` gives the merged model each domain's source routers,
+    `merged` gives each source the merged routers. sft: tune on the calibration data after merging and calibrating.
+    routing_text: heldout or calibration, what routing is measured on. cost_repeats: how often merging and calibration
+    are run again to measure their cost. tuned: settings chosen by +experiment=grid.
     merged, sources, data, out, heldout: a merge of your own to calibrate, see conf/experiment/calibrate.yaml.
     """
 
@@ -81,6 +100,12 @@ class Config:
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     domains: list[str] = field(default_factory=lambda: ["math", "code"])
+    larger: bool = False
+    swap: str | None = None
+    sft: bool = False
+    routing_text: str = "heldout"
+    cost_repeats: int = 0
+    tuned: str | None = None
     seed: int = 0
     outputs: str = "outputs"
     merged: str | None = None
@@ -90,3 +115,9 @@ class Config:
     heldout: float = 0.1
     plan: bool = False
     debug: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses choices that are none when the configuration is composed."""
+        for key, valid in {"swap": (None, "source", "merged"), "routing_text": ("heldout", "calibration")}.items():
+            if getattr(self, key) not in valid:
+                raise ValueError(f"{key}={getattr(self, key)}: expected one of {', '.join(map(str, valid))}")

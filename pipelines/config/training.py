@@ -65,6 +65,13 @@ class FinetuneConfig:
 
 
 @dataclass
+class SftConfig:
+    """The sft stage: tuning a merged model on the calibration data of all domains (table 7)."""
+
+    train: TrainConfig = MISSING
+
+
+@dataclass
 class LaunchConfig:
     """How a training stage is launched; not part of any stage's key, since it must not change the result.
 
