@@ -15,6 +15,7 @@ from typing import Any
 from eval import statistics
 from eval.data import DataError, read_jsonl
 from eval.engines.base import Engine
+from eval.judges.instructions import require_checkers
 
 log = logging.getLogger(__name__)
 
@@ -114,10 +115,13 @@ def check_tasks(tasks: Mapping[str, Path | str | None]) -> None:
         raise ValueError(f"unknown task {unknown or 'list (it is empty)'}: choose among {', '.join(TASKS)}")
     for name, path in tasks.items():
         config = task_config(name)
+        rows = None
         if path is not None:
-            read_jsonl(path, config["metadata"]["required"])
+            rows = read_jsonl(path, config["metadata"]["required"])
         elif not (config.get("dataset_path") or config.get("custom_dataset")):
             raise ValueError(f"{name} has no published data set: give its data file")
+        if "instruction_id_list" in config["metadata"]["required"]:
+            require_checkers(rows, str(path or config["dataset_path"]))
 
 
 def score(task: str, records: Sequence[Mapping[str, Any]], responses: Sequence[Sequence[str]]) -> list[list[bool]]:
@@ -150,7 +154,7 @@ def _data(name: str, path: Path | str | None) -> dict[str, Any]:
     if path is None:
         return {}
     module = task_config(name)["process_results"].__globals__
-    return {"custom_dataset": functools.partial(module["problems_from_file"], path)}
+    return {"custom_dataset": functools.partial(module["problems_from_file"], path), "test_split": "test"}
 
 
 def _result(documents: Sequence[Mapping[str, Any]], samples: int, seed: int) -> dict[str, Any]:
@@ -167,7 +171,7 @@ def _result(documents: Sequence[Mapping[str, Any]], samples: int, seed: int) -> 
 
 def _identity(document: Mapping[str, Any]) -> str:
     doc = document["doc"]
-    return str(next((doc[key] for key in ("id", "task_id", "unique_id") if key in doc), document["doc_id"]))
+    return str(next((doc[key] for key in ("id", "task_id", "unique_id", "key") if key in doc), document["doc_id"]))
 
 
 def _write_samples(path: Path, documents: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from eval.data import DataError, read_jsonl
-from eval.judges import answers
+from eval.judges import answers, choices, instructions
 from eval.judges.code import judge_code
 
 Samples = Sequence[Sequence[str]]
@@ -43,6 +43,14 @@ def already_judged(doc: Mapping[str, Any], results: list[list[bool]]) -> dict[st
     return {"correct": list(results[0])}
 
 
+def letters_equal(doc: Mapping[str, Any], results: list[list[str]]) -> dict[str, list[bool]]:
+    return {"correct": choices.letters_equal(doc, results[0])}
+
+
+def instructions_followed(doc: Mapping[str, Any], results: list[list[str]]) -> dict[str, list[bool]]:
+    return {"correct": instructions.follows(doc, results[0])}
+
+
 def mean_accuracy(verdicts: Sequence[Sequence[bool]]) -> float:
     """The mean over problems of the share of samples that are right."""
     return sum(sum(row) / len(row) for row in verdicts) / len(verdicts)
@@ -72,7 +80,7 @@ def _release(name: str, version: str, metadata: Mapping[str, Any]) -> dict[str, 
 
 
 def problems_from_file(path: Path | str, required: Sequence[str], **metadata: Any) -> dict[str, Dataset]:
-    """A benchmark file as lm-eval's test split; EvalPlus records travel as JSON, their inputs have no one type."""
+    """A benchmark file as lm-eval's test split; EvalPlus's and IFEval's rows go as JSON, their values differ in type."""
     rows = read_jsonl(path, required)
     if "task_id" in required:
         rows = [
@@ -84,6 +92,8 @@ def problems_from_file(path: Path | str, required: Sequence[str], **metadata: An
             }
             for row in rows
         ]
+    elif "instruction_id_list" in required:
+        rows = [{"key": row["key"], "prompt": row["prompt"], "problem": json.dumps(row)} for row in rows]
     else:
         rows = [{key: row[key] for key in (*required, *(k for k in ("id", "unique_id") if k in row))} for row in rows]
     return {"test": Dataset.from_list(rows)}

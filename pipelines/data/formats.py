@@ -6,7 +6,8 @@
 | messages | the OLMoE SFT mixture (allenai/tulu-3-sft-olmo-2-mixture), any chat data | messages [, id] |
 | openmathinstruct2 | nvidia/OpenMathInstruct-2 | problem, generated_solution, expected_answer |
 | self_oss_instruct | bigcode/self-oss-instruct-sc2-exec-filter-500k-raw | instruction, response |
-| ultrafeedback | openbmb/UltraFeedback, HuggingFaceH4/ultrafeedback_binarized | instruction or prompt |
+| ultrafeedback | openbmb/UltraFeedback, HuggingFaceH4/ultrafeedback_binarized | instruction or prompt [, chosen] |
+| c4 | allenai/c4, any rows of plain text | text |
 | gsm8k | openai/gsm8k | question, answer |
 | math500 | HuggingFaceH4/MATH-500 | problem, answer |
 | humaneval_plus, mbpp_plus | EvalPlus JSON lines | task_id, prompt, canonical_solution, entry_point |
@@ -195,7 +196,14 @@ def from_ultrafeedback(row: dict[str, Any]) -> Record:
     text = row.get("instruction", row.get("prompt"))
     if text is None:
         raise KeyError(f"neither `instruction` nor `prompt` in {sorted(row)}")
-    return _record(row, text, task="chat", name=row.get("prompt_id", row.get("id")))
+    chosen = row.get("chosen")  # the preferred conversation; openbmb's release has four completions and none chosen
+    response = chosen[-1]["content"] if chosen else None
+    return _record(row, text, response or None, task="chat", name=row.get("prompt_id", row.get("id")))
+
+
+def from_c4(row: dict[str, Any]) -> Record | None:
+    """Plain text as a user turn that nobody answered: calibration text always goes through the chat template."""
+    return _record(row, row["text"], name=row.get("url")) if row["text"].strip() else None
 
 
 def from_gsm8k(row: dict[str, Any]) -> Record:
@@ -250,6 +258,7 @@ FORMATS: dict[str, Format] = {
     ),
     "self_oss_instruct": Format(from_self_oss_instruct, ("instruction", "response"), unique=True),
     "ultrafeedback": Format(from_ultrafeedback, (), unique=True),
+    "c4": Format(from_c4, ("text",)),
     "gsm8k": Format(from_gsm8k, ("question", "answer")),
     "math500": Format(from_math500, ("problem", "answer")),
     "humaneval_plus": Format(from_humaneval_plus, _EVALPLUS),

@@ -6,13 +6,17 @@ itself (see `problems.split_of`), so training, calibration, held-out, validation
 
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipelines.config import WorldConfig
+from pipelines.world.choices import sample_choice
 from pipelines.world.drills import arithmetic_drill
+from pipelines.world.facts import facts_told
 from pipelines.world.functions import sample_completion, sample_from_sentence
+from pipelines.world.generic import generic_text
+from pipelines.world.instructions import sample_instruction
 from pipelines.world.problems import Problem, Sampler, draw
 from pipelines.world.symbolic import sample_symbolic_problem
 from pipelines.world.tokenizer import train_tokenizer
@@ -21,10 +25,20 @@ from pipelines.world.words import sample_word_problem
 DOMAINS: dict[str, dict[str, Sampler]] = {
     "math": {"tiny_gsm8k": sample_word_problem, "tiny_math500": sample_symbolic_problem},
     "code": {"tiny_humaneval_plus": sample_completion, "tiny_mbpp_plus": sample_from_sentence},
+    "chat": {"tiny_ifeval": sample_instruction, "tiny_commonsense_qa": sample_choice},
 }
+DRILLED_CHAT = 1 / 3  # of the chat records in the pre-training mixture: facts told, without a question about them
 
-# EvalPlus knows these prefixes only, and treats the inputs of MBPP's own numbers (below 1000) in special ways.
-TASK_IDS = {"tiny_humaneval_plus": ("HumanEval", 0), "tiny_mbpp_plus": ("Mbpp", 1000)}
+# How the benchmarks number their problems. EvalPlus knows these prefixes only, and treats the inputs of MBPP's own
+# numbers (below 1000) in special ways.
+IDENTITY: dict[str, Callable[[int], dict[str, Any]]] = {
+    "tiny_humaneval_plus": lambda position: {"task_id": f"HumanEval/{position}"},
+    "tiny_mbpp_plus": lambda position: {"task_id": f"Mbpp/{1000 + position}"},
+    "tiny_ifeval": lambda position: {"key": position},
+    "tiny_commonsense_qa": lambda position: {"id": f"tiny-{position}"},
+}
+# Tasks whose judge reads the problem itself, not an answer.
+JUDGED_BY_ITEM = ("tiny_humaneval_plus", "tiny_mbpp_plus", "tiny_ifeval")
 
 
 def build_world(config: WorldConfig, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
@@ -59,6 +73,7 @@ def build_world(config: WorldConfig, inputs: Mapping[str, Path], out: Path) -> d
                 problems = draw(sampler, split, wanted, seed=config.seed, stream=task, unique=True)
                 items = [benchmark_item(problem, i) for i, problem in enumerate(problems)]
                 counts[f"{folder}/{task}"] = _write(out / folder / f"{task}.jsonl", items)
+    counts["calibration/generic"] = _write(out / "calibration" / "generic.jsonl", _generic(config))
     texts = (text for records in training.values() for each in records for text in (each["prompt"], each["response"]))
     tokenizer = train_tokenizer(texts, config.vocabulary, config.max_length)
     tokenizer.save_pretrained(out / "tokenizer")
@@ -70,17 +85,30 @@ def _training(config: WorldConfig) -> dict[str, list[dict[str, Any]]]:
     training: dict[str, list[dict[str, Any]]] = {}
     for domain, samplers in DOMAINS.items():
         training[domain] = _problems(config, f"finetune-{domain}", samplers, config.finetune)
-    drills = round(config.pretrain * config.drills)
-    code = round(config.pretrain * config.code)
-    rng = random.Random(f"{config.seed}|drills")
-    mixture = [
-        {"id": f"drill-{i}", **arithmetic_drill(rng), "task": "", "answer": None, "problem": None}
-        for i in range(drills)
-    ]
+    drills, code, chat = (round(config.pretrain * share) for share in (config.drills, config.code, config.chat))
+    told = round(chat * DRILLED_CHAT)
+    mixture = _drills(config, "drill", arithmetic_drill, drills) + _drills(config, "facts", facts_told, told)
     mixture += _problems(config, "pretrain-code", DOMAINS["code"], code)
-    mixture += _problems(config, "pretrain-math", DOMAINS["math"], config.pretrain - drills - code)
+    mixture += _problems(config, "pretrain-chat", DOMAINS["chat"], chat - told)
+    mixture += _problems(config, "pretrain-math", DOMAINS["math"], config.pretrain - drills - code - chat)
     random.Random(f"{config.seed}|pretrain").shuffle(mixture)
     return {"pretrain": mixture, **training}
+
+
+def _drills(
+    config: WorldConfig, name: str, make: Callable[[random.Random], dict[str, str]], count: int
+) -> list[dict[str, Any]]:
+    rng = random.Random(f"{config.seed}|{name}s")
+    return [{"id": f"{name}-{i}", **make(rng), "task": "", "answer": None, "problem": None} for i in range(count)]
+
+
+def _generic(config: WorldConfig) -> list[dict[str, Any]]:
+    """As many different prompts as a domain has for calibration, of text that belongs to none."""
+    rng = random.Random(f"{config.seed}|generic")
+    texts: dict[str, None] = {}
+    while len(texts) < config.calibration:
+        texts[generic_text(rng)] = None
+    return [{"id": f"generic-{i}", "prompt": text, "response": None, "task": None} for i, text in enumerate(texts)]
 
 
 def _problems(config: WorldConfig, stream: str, samplers: Mapping[str, Sampler], count: int) -> list[dict[str, Any]]:
@@ -94,7 +122,7 @@ def _problems(config: WorldConfig, stream: str, samplers: Mapping[str, Sampler],
 
 
 def record(problem: Problem, name: str, item: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Gives a problem as a record; `item` is what judges a response to a code problem."""
+    """Gives a problem as a record; `item` is what judges a response, where an answer alone does not."""
     return {
         "id": f"{problem.task}-{name}",
         "prompt": problem.prompt,
@@ -107,15 +135,13 @@ def record(problem: Problem, name: str, item: Mapping[str, Any] | None = None) -
 
 
 def _item_or_none(problem: Problem, position: int) -> dict[str, Any] | None:
-    return benchmark_item(problem, position) if problem.task in TASK_IDS else None
+    return benchmark_item(problem, position) if problem.task in JUDGED_BY_ITEM else None
 
 
 def benchmark_item(problem: Problem, position: int) -> dict[str, Any]:
     """Gives a problem as a line of its benchmark's file."""
-    if problem.task not in TASK_IDS:
-        return {**problem.item, "signature": problem.signature}
-    prefix, first = TASK_IDS[problem.task]
-    return {"task_id": f"{prefix}/{first + position}", **problem.item, "signature": problem.signature}
+    identity = IDENTITY[problem.task](position) if problem.task in IDENTITY else {}
+    return {**identity, **problem.item, "signature": problem.signature}
 
 
 def _write(path: Path, records: Iterable[Mapping[str, Any]]) -> int:

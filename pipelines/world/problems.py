@@ -1,8 +1,9 @@
 """A problem of the tiny world, and the hash that sends it to exactly one split.
 
 A problem's `signature` is what it asks for, without names and phrasing: operations and numbers of a word problem, the
-expression of a symbolic one, the composition of operations of a function. sha256(seed, signature) picks the split, so
-that no two splits can share a problem, however often a generator draws it.
+expression of a symbolic one, the composition of operations of a function, the instructions of a request, the facts and
+choices of a question. sha256(seed, signature) picks the split, so that no two splits can share a problem, however often
+a generator draws it.
 """
 
 import hashlib
@@ -27,8 +28,8 @@ class Problem:
     signature: what is asked, names and phrasing aside.
     prompt: the user turn.
     response: the reference assistant turn.
-    item: the problem in the format of the benchmark (without `task_id`, which depends on the file it lands in).
-    answer: the gold answer of a math problem.
+    item: the problem in the format of the benchmark (without its number there, which depends on the file it lands in).
+    answer: the gold answer of a math problem, the letter of a multiple choice.
     """
 
     task: str
