@@ -137,6 +137,15 @@ def _calibration_text(
 
 
 def _ordered(weights: dict[str, float], domains: list[str]) -> list[float]:
-    if set(weights) != set(domains):
+    """The domains' weights, in their order.
+
+    A domain that is not named gets the mean of the named ones', and then all are scaled to the sum that was named: with
+    {math: 0.6, code: 0.4}, chat as a third domain makes them 0.4, 0.267 and 0.333.
+    """
+    unknown = sorted(set(weights) - set(domains))
+    if unknown or not weights:
         raise ValueError(f"merge.weights names {sorted(weights)}; the domains are {sorted(domains)}")
-    return [weights[name] for name in domains]
+    named = sum(weights.values())
+    mean = named / len(weights)
+    scale = len(weights) / len(domains)
+    return [scale * weights.get(name, mean) for name in domains]

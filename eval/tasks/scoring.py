@@ -80,7 +80,7 @@ def _release(name: str, version: str, metadata: Mapping[str, Any]) -> dict[str, 
 
 
 def problems_from_file(path: Path | str, required: Sequence[str], **metadata: Any) -> dict[str, Dataset]:
-    """A benchmark file as lm-eval's test split; EvalPlus's and IFEval's rows go as JSON, their values differ in type."""
+    """A benchmark file as lm-eval's test split; EvalPlus's and IFEval's rows go as JSON, of no one type."""
     rows = read_jsonl(path, required)
     if "task_id" in required:
         rows = [
