@@ -8,77 +8,33 @@ written in. Only router weights change. Memory: one layer's weights, and two (to
 import logging
 import time
 import zlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import psutil
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from harc.calibration_checks import check_calibration
+from harc.calibration_checks import batch_tokens, check_calibration, choose_layers, states_budget
+from harc.calibration_report import CalibrationReport, LayerCalibration, peak_memory_gb, record_layer
 from harc.checkpoint import Checkpoint, open_checkpoint, replace_tensors
 from harc.fit import Objective, check_fit, fit_router
-from harc.measures import kl_on_features
+from harc.hidden_states import HiddenStates
 from harc.operator import Hessian
 from harc.parallel import barrier, reduce_sum, share, world
 from harc.preconditioner import PreconditionerName
 from harc.resume import Progress, fingerprint
 from harc.solver import RouterSolution
-from harc.streaming import HiddenStates, LayerStream, Store
+from harc.store import Store
+from harc.streaming import LayerStream
 from harc.tokens import TokenSequence
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class LayerCalibration:
-    """One layer's record.
-
-    iterations, residual, converged, residuals, reason, preconditioner, alpha, kept, held_out_kl, kl_steps: see
-    RouterSolution; seconds: wall time of the fit; kl_before, kl_after: routing KL (nats) on the tokens fitted to, mean
-    over domains, with the merged and the calibrated router; kl_before_domains, kl_after_domains: of each domain.
-    """
-
-    layer: int
-    iterations: int
-    residual: float
-    converged: bool
-    residuals: list[float]
-    reason: str
-    preconditioner: str
-    seconds: float
-    kl_before: float
-    kl_after: float
-    kl_before_domains: list[float]
-    kl_after_domains: list[float]
-    alpha: float | None = None
-    kept: bool = False
-    held_out_kl: dict[str, float] = field(default_factory=dict)
-    kl_steps: list[float] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class CalibrationReport:
-    """What a calibration did. tokens: of each domain; seconds: in all; peak_memory_gb: of the process, resident."""
-
-    layers: list[LayerCalibration]
-    tokens: list[int]
-    seconds: float
-    peak_memory_gb: float
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def converged(self) -> bool:
-        """Whether every layer's solve reached its tolerance."""
-        return all(layer.converged for layer in self.layers)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON-able values."""
-        return asdict(self)
+__all__ = ["CalibrationReport", "LayerCalibration", "calibrate", "divide"]
 
 
 def calibrate(
@@ -91,13 +47,13 @@ def calibrate(
     beta: float | None = None,
     hessian: Hessian = "full",
     objective: Objective = "quadratic",
-    layers: Literal["all"] | int = "all",
+    layers: int | str = "all",
     tol: float = 1e-6,
     max_iter: int = 1000,
     preconditioner: PreconditionerName = "auto",
     dtype: torch.dtype | None = None,
     device: str = "cpu",
-    tokens_per_batch: int = 4096,
+    tokens_per_batch: int | None = None,
     min_tokens: int | None = None,
     memory_budget_gb: float | None = None,
     resume: str | Path | None = None,
@@ -116,17 +72,19 @@ def calibrate(
         beta: if given, Λ + β diag Λ instead.
         hessian: curvature of the routing distribution: full, diagonal or identity.
         objective: "quadratic", or "kl" for Newton steps on the exact routing KL.
-        layers: "all", or how many of the last MoE layers.
+        layers: "all", how many of the last MoE layers, or a share of them such as "25%", rounded up. The layers before
+            are forwarded, not solved.
         tol: of the solve, on ‖residual‖ / ‖right-hand side‖.
         max_iter: iterations a layer at most.
         preconditioner: see harc.preconditioner.
         dtype: what the model computes in, by default what the checkpoint is stored in.
         device: where layers run and routers are solved.
-        tokens_per_batch: tokens forwarded at once, padding included.
+        tokens_per_batch: tokens forwarded at once, padding included; by default 1024 on a CPU, 4096 elsewhere.
         min_tokens: the least number of tokens a domain must have, by default the hidden size.
-        memory_budget_gb: beyond this, hidden states and router inputs are kept in memory-mapped files.
-        resume: a folder for finished layers; a calibration killed and started again with the same one goes on there. It
-            is removed at the end.
+        memory_budget_gb: of the host's memory. What is left of it beside a layer's weights and a batch holds hidden
+            states and router inputs; those that find no room are kept in memory-mapped files.
+        resume: a folder for finished layers; a calibration killed and started again with the same one goes on there
+            (see harc.resume). It is removed at the end. With several processes nothing is kept.
         progress: whether to show a bar.
 
     Raises:
@@ -139,6 +97,9 @@ def calibrate(
     chosen = choose_layers(stream, layers)
     check_fit(alpha, beta, hessian, objective, preconditioner)
     check_calibration(stream, opened, data, out, min_tokens)
+    batch = tokens_per_batch or batch_tokens(stream)
+    tokens = [sum(len(sequence) for sequence in sequences) for sequences in data]
+    budget = states_budget(stream, memory_budget_gb, sum(tokens), batch)
     settings = {
         "alpha": alpha,
         "beta": beta,
@@ -150,60 +111,102 @@ def calibrate(
     }
     rank, processes = world()
     key = fingerprint([stream.checkpoint, *opened], data, {**settings, "dtype": stream.dtype, "processes": processes})
-    finished = Progress(None if resume is None or processes > 1 else Path(resume), key)
-    texts = [_Text(stream, sequences, alpha == "auto", tokens_per_batch, Store(memory_budget_gb)) for sequences in data]
-    with stream.loaded(None):
-        for text in texts:
-            text.state.embed()
+    kept = Progress(None if resume is None or processes > 1 else Path(resume), key)
+    finished = kept.finished(chosen)
+    scratch = next(parent for parent in out.absolute().parents if parent.is_dir())  # /tmp may be memory
+    store = Store(budget, scratch, pinned=stream.device.type == "cuda")
+    texts = [_Text(stream, sequences, alpha == "auto", batch, store) for sequences in data]
+    states = [text.state.values for text in texts]
+    behind = kept.load_states(states, next((layer - 1 for layer in chosen if layer not in finished), stream.layers))
+    if behind < 0:
+        with stream.loaded(None):
+            for text in texts:
+                text.state.embed()
+    fit = partial(
+        fit_router,
+        alpha=alpha,
+        beta=beta,
+        hessian=hessian,
+        objective=objective,
+        tol=tol,
+        max_iter=max_iter,
+        preconditioner=preconditioner,
+        reduce=reduce_sum if processes > 1 else None,
+    )
     records: list[LayerCalibration] = []
     weights: dict[str, Tensor] = {}
     with tqdm(total=len(chosen), desc="calibrate", unit="layer", disable=not progress or rank > 0) as bar:
         for layer in range(max(chosen, default=-1) + 1):
-            with stream.loaded(layer):
-                done = finished.load(layer) if layer in chosen else None
-                if layer not in chosen or done is not None:
-                    if done is not None:
-                        stream.set_router(layer, done[0])
+            router, note = finished.get(layer, (None, None))
+            record = None if note is None else LayerCalibration(**note)
+            if layer in chosen and record is None:
+                router, record = _calibrate_layer(stream, layer, texts, opened, fit, kept)
+                kept.save_states(layer, states, record.forward_seconds)
+            elif layer > behind:
+                started = time.perf_counter()
+                with stream.loaded(layer):
+                    if router is not None:
+                        stream.set_router(layer, router)
                     for text in texts:
                         text.state.forward(layer)
-                if layer not in chosen:
-                    continue
-                if done is None:
-                    inputs = [text.state.router_inputs(layer) for text in texts]
-                    parts = [text.split(x.to(device)) for text, (x, _) in zip(texts, inputs, strict=True)]
-                    targets = [stream.router_weight(layer, source).to(device) for source in opened]
-                    solution = fit_router(
-                        [part[0] for part in parts],
-                        targets,
-                        init=stream.router_weight(layer).to(device),
-                        held_out=[part[1] for part in parts] if alpha == "auto" else None,
-                        alpha=alpha,
-                        beta=beta,
-                        hessian=hessian,
-                        objective=objective,
-                        activation=stream.routers[layer].activation,
-                        tol=tol,
-                        max_iter=max_iter,
-                        preconditioner=preconditioner,
-                        reduce=reduce_sum if processes > 1 else None,
-                    )
-                    weight, record = _record(stream, layer, solution, [part[0] for part in parts], targets)
-                    finished.save(layer, weight, asdict(record))
-                    stream.set_router(layer, weight)
-                    for text, (x, split) in zip(texts, inputs, strict=True):
-                        text.state.complete(layer, x, split)
-                else:
-                    weight, record = done[0], LayerCalibration(**done[1])
-            weights[stream.routers[layer].checkpoint_key] = weight
+                kept.save_states(layer, states, time.perf_counter() - started)
+            if record is None or router is None:
+                continue
+            weights[stream.routers[layer].checkpoint_key] = router
             records.append(record)
             bar.update()
             bar.set_postfix(layer=layer, kl=f"{record.kl_before:.4f}→{record.kl_after:.4f}")
     if rank == 0:
         replace_tensors(stream.checkpoint, out, weights)
     barrier()
-    finished.clear()
-    tokens = [sum(len(sequence) for sequence in sequences) for sequences in data]
+    kept.clear()
     return CalibrationReport(records, tokens, time.perf_counter() - began, peak_memory_gb(), settings)
+
+
+def _calibrate_layer(
+    stream: LayerStream,
+    layer: int,
+    texts: Sequence["_Text"],
+    sources: Sequence[Checkpoint],
+    fit: Callable[..., RouterSolution],
+    kept: Progress,
+) -> tuple[Tensor, LayerCalibration]:
+    """Takes all texts through a layer and fits its router between its halves; the router as stored, and its record."""
+    started = time.perf_counter()
+    split = all([text.state.splits(layer) for text in texts if text.state.tokens])
+    with stream.loaded(layer, "attention" if split else "layer"):
+        inputs = [text.state.router_inputs(layer, split) for text in texts]
+    forward = time.perf_counter() - started
+    features = _for_solving(inputs, stream.device)
+    fitted, held = zip(*(text.split(x) for text, x in zip(texts, features, strict=True)), strict=True)
+    place = features[0].device
+    targets = [stream.router_weight(layer, source).to(place) for source in sources]
+    merged = stream.router_weight(layer).to(place)
+    held_out = list(held) if any(len(x) for x in held) else None
+    activation = stream.routers[layer].activation
+    solution = fit(list(fitted), targets, init=merged, held_out=held_out, activation=activation)
+    router, record = record_layer(stream, layer, solution, fitted, targets, forward)
+    del features, fitted, held
+    kept.save(layer, router, asdict(record))
+    started = time.perf_counter()
+    with stream.loaded(layer, "moe" if split else "layer"):
+        stream.set_router(layer, router)
+        for text, x in zip(texts, inputs, strict=True):
+            text.state.complete(layer, x, split)
+    return router, replace(record, forward_seconds=forward + time.perf_counter() - started)
+
+
+def _for_solving(inputs: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Router inputs where they are solved on: on the device, or on the host if the device has no room for them."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        needed = sum(x.numel() * x.element_size() for x in inputs)
+        if 1.5 * needed > free:
+            log.warning(
+                "%.1f GB of router inputs, %.1f GB free on %s: solving on the CPU", needed / 1e9, free / 1e9, device
+            )
+            return list(inputs)
+    return [x.to(device) for x in inputs]
 
 
 class _Text:
@@ -238,66 +241,3 @@ def divide(sequences: Sequence[TokenSequence]) -> tuple[list[TokenSequence], lis
     if len(ranked) < 2:
         raise ValueError("alpha='auto' holds sequences out to choose by: at least two a domain are needed")
     return ranked[count:], ranked[:count]
-
-
-def choose_layers(stream: LayerStream, layers: Literal["all"] | int) -> list[int]:
-    """The layers to calibrate: all with a router, or the last n of them.
-
-    Raises:
-        ValueError: more layers than there are, or a negative number.
-    """
-    available = list(stream.routers)
-    if layers == "all":
-        return available
-    if not isinstance(layers, int) or not 0 <= layers <= len(available):
-        raise ValueError(f"layers is {layers!r}: expected 'all' or a number from 0 to {len(available)}")
-    return available[len(available) - layers :]
-
-
-def peak_memory_gb() -> float:
-    """The most memory this process has held, resident, in GB."""
-    info = psutil.Process().memory_info()
-    try:
-        import resource
-
-        return max(info.rss, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 1e9
-    except ImportError:  # not a POSIX system
-        return getattr(info, "peak_wset", info.rss) / 1e9
-
-
-def _record(
-    stream: LayerStream,
-    layer: int,
-    solution: RouterSolution,
-    features: Sequence[Float[Tensor, "tokens hidden"]],
-    targets: Sequence[Float[Tensor, "experts hidden"]],
-) -> tuple[Float[Tensor, "experts hidden"], LayerCalibration]:
-    """The weight as it will be stored, and the layer's record."""
-    before = stream.router_weight(layer)
-    weight = solution.weight.to("cpu", before.dtype)
-    if not torch.isfinite(weight).all():
-        raise ValueError(f"layer {layer}: the solved router has values that {before.dtype} cannot hold")
-    if not solution.converged:
-        log.warning("layer %d: %s at residual %.2e", layer, solution.reason, solution.residual)
-    activation, reduce = stream.routers[layer].activation, reduce_sum
-    pairs = list(zip(features, targets, strict=True))
-    kl_before = [kl_on_features(x, target, before, activation, reduce) for x, target in pairs]
-    kl_after = [kl_on_features(x, target, weight, activation, reduce) for x, target in pairs]
-    return weight, LayerCalibration(
-        layer=layer,
-        iterations=solution.iterations,
-        residual=solution.residual,
-        converged=solution.converged,
-        residuals=solution.residuals,
-        reason=solution.reason,
-        preconditioner=solution.preconditioner,
-        seconds=solution.seconds,
-        kl_before=sum(kl_before) / len(kl_before),
-        kl_after=sum(kl_after) / len(kl_after),
-        kl_before_domains=kl_before,
-        kl_after_domains=kl_after,
-        alpha=solution.alpha,
-        kept=solution.kept,
-        held_out_kl=solution.held_out_kl,
-        kl_steps=solution.kl_steps,
-    )

@@ -13,10 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from harc.calibration_checks import batch_tokens, states_budget
 from harc.checkpoint import Checkpoint, open_checkpoint
+from harc.hidden_states import HiddenStates
 from harc.measures import differ, logit_shift, routing_kl
 from harc.routers import Router
-from harc.streaming import HiddenStates, LayerStream, Store
+from harc.store import Store
+from harc.streaming import LayerStream
 from harc.tokens import TokenSequence
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
@@ -56,7 +59,7 @@ def diagnose(
     *,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
-    tokens_per_batch: int = 4096,
+    tokens_per_batch: int | None = None,
     memory_budget_gb: float | None = None,
 ) -> RoutingReport:
     """Compares a model's routing with each domain's source model on that domain's text.
@@ -67,8 +70,8 @@ def diagnose(
         data: a domain's text each.
         dtype: what the models compute in, by default what `model` is stored in.
         device: where layers run.
-        tokens_per_batch: tokens forwarded at once, padding included.
-        memory_budget_gb: beyond this, hidden states are kept in memory-mapped files.
+        tokens_per_batch: tokens forwarded at once, padding included; by default 1024 on a CPU, 4096 elsewhere.
+        memory_budget_gb: of the host's memory, as for harc.calibrate.
 
     Raises:
         ValueError, CheckpointError, NoRouterError: no text, models that do not fit together, or no routers.
@@ -81,11 +84,14 @@ def diagnose(
     opened = [open_checkpoint(source) for source in (model, *sources)]
     merged = LayerStream(opened[0], dtype=dtype, device=device)
     report = RoutingReport(list(merged.routers), {}, {}, {})
+    batch = tokens_per_batch or batch_tokens(merged)
+    most = max(sum(len(sequence) for sequence in sequences) for sequences in data)
+    budget = states_budget(merged, memory_budget_gb, 2 * most, batch)
     for index, sequences in enumerate(data):
         source = LayerStream(opened[index + 1], dtype=dtype or merged.dtype, device=device)
         if list(source.routers) != list(merged.routers):
             raise ValueError(f"{source.checkpoint.source}: routers in other layers than {merged.checkpoint.source}")
-        _diagnose_domain(report, index, merged, source, sequences, tokens_per_batch, Store(memory_budget_gb))
+        _diagnose_domain(report, index, merged, source, sequences, batch, Store(budget))
     return report
 
 
@@ -132,13 +138,14 @@ def _diagnose_domain(
 def _route(state: HiddenStates, layer: int) -> tuple[Float[Tensor, "tokens experts"], Tensor] | None:
     """Takes the tokens through a layer; their router logits and chosen experts, None for a dense layer."""
     router = state.stream.routers.get(layer)
+    split = router is not None and state.splits(layer)
     with state.stream.loaded(layer):
         if router is None:
             state.forward(layer)
             return None
         logits = torch.empty(state.tokens, router.weight.shape[0])
         chosen = torch.empty(state.tokens, router.top_k, dtype=torch.int64)
-        x, split = state.router_inputs(layer)
+        x = state.router_inputs(layer, split)
         for start in range(0, state.tokens, 8192):
             z, indices = _decide(router, x[start : start + 8192].to(state.stream.device))
             logits[start : start + 8192] = z.cpu()

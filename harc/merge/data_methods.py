@@ -16,10 +16,10 @@ from harc.merge.average import average
 from harc.merge.fisher import fisher
 from harc.merge.grams import collecting
 from harc.merge.information import FisherStore, add_fisher_information
-from harc.merge.layerwise import LayerwiseModel
 from harc.merge.registry import method
 from harc.merge.regmean import damp, solve_normal_equations
 from harc.merge.settings import FisherSettings, RegmeanSettings
+from harc.streaming import LayerStream
 from harc.tokens import TokenSequence, padded_batches
 
 
@@ -42,16 +42,18 @@ class DataMerge:
     advance: Callable[[float], None]
 
     def __post_init__(self) -> None:
-        self.models = [LayerwiseModel(source, dtype=self.dtype, device=self.device) for source in self.sources]
+        self.models = [LayerStream(source, dtype=self.dtype, device=self.device) for source in self.sources]
+        for model in self.models:
+            model.load_outer()
 
     def write_layer(self, tensors: dict[str, Tensor]) -> None:
         """Writes parameters under their published names."""
-        for name, tensor in self.models[0].published(tensors).items():
+        for name, tensor in self.models[0].parameters.published(tensors).items():
             self.write(name, tensor)
 
     def write_unused(self) -> None:
         """Writes the mean of tensors that the model class makes no use of."""
-        for name in self.models[0].unused_keys:
+        for name in self.models[0].parameters.unused:
             self.write(name, average(None, [source.read(name).float() for source in self.sources], self.weights))
 
 
@@ -59,20 +61,21 @@ class DataMerge:
 def merge_by_regmean(job: DataMerge, settings: RegmeanSettings) -> None:
     """RegMean of the routers, attention and expert projections and the head; the mean of everything else."""
     models = job.models
-    steps = (len(models[0]) + 1) * len(models)
+    steps = (models[0].layers + 1) * len(models)
     batches = [list(padded_batches(data, settings.tokens_per_batch)) for data in job.data]
     tokens = [sum(map(len, data)) for data in job.data]
     with torch.inference_mode():
         hidden = [
-            [model.embed(ids, mask).cpu() for _, ids, mask in part] for model, part in zip(models, batches, strict=True)
+            [model.embed(ids.to(job.device), mask.to(job.device)).cpu() for _, ids, mask in part]
+            for model, part in zip(models, batches, strict=True)
         ]
-        for index in range(len(models[0])):
+        for index in range(models[0].layers):
             merged = _RegmeanSum(settings.damping)
             for source, model in enumerate(models):
-                with model.loaded(index) as tensors, collecting(model.layers[index], model.prefix + str(index)) as seen:
-                    for number, (_, ids, mask) in enumerate(batches[source]):
+                with model.loaded(index) as tensors, collecting(model.blocks[index], model.prefix + str(index)) as seen:
+                    for number, (_, _, mask) in enumerate(batches[source]):
                         seen.begin(mask.to(job.device))
-                        output = model.layer(index, ids, mask, hidden[source][number].to(job.device))
+                        output = model.run(index, hidden[source][number].to(job.device), mask.to(job.device))
                         hidden[source][number] = output.cpu()
                     merged.add(tensors, seen.grams, job.weights[source], tokens[source])
                 job.advance((index * len(models) + source + 1) / steps)
@@ -85,15 +88,16 @@ def merge_by_regmean(job: DataMerge, settings: RegmeanSettings) -> None:
     job.write_unused()
 
 
-def _head_gram(model: LayerwiseModel, batches: list, hidden: list[Tensor]) -> dict[str, Tensor]:
+def _head_gram(model: LayerStream, batches: list, hidden: list[Tensor]) -> dict[str, Tensor]:
     """The Gram matrix of the head's input; none for a head that is the embeddings, or missing."""
     head, embeddings = model.model.get_output_embeddings(), model.model.get_input_embeddings()
     if head is None or head.weight is embeddings.weight:
         return {}
     name = next(name for name, value in model.outer_parameters().items() if value is head.weight)
     gram = torch.zeros(head.weight.shape[1], head.weight.shape[1], device=model.device)
-    for (_, ids, mask), states in zip(batches, hidden, strict=True):
-        x = model.final(ids, mask, states.to(model.device))[mask.to(model.device).bool()].float()
+    for (_, _, mask), states in zip(batches, hidden, strict=True):
+        mask = mask.to(model.device)
+        x = model.final(states.to(model.device), mask)[mask.bool()].float()
         gram += x.mT @ x
     return {name: gram}
 
@@ -150,7 +154,7 @@ def merge_by_fisher(job: DataMerge, settings: FisherSettings) -> None:
                 job.advance((source + share) / len(models))
             stores.append(store)
         scales = [1 / store.norm() if settings.normalize and store.norm() > 0 else 1.0 for store in stores]
-        for index in (*range(len(models[0])), None):
+        for index in (*range(models[0].layers), None):
             tensors = [model.read(index) for model in models]
             merged = {}
             for name in tensors[0]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from harc.merge.layerwise import LayerwiseModel
 from harc.merge.settings import FisherSettings
+from harc.streaming import LayerStream
 from harc.tokens import TokenSequence
 
 
@@ -45,7 +45,7 @@ class FisherStore:
 
 
 def add_fisher_information(
-    model: LayerwiseModel,
+    model: LayerStream,
     data: Sequence[TokenSequence],
     settings: FisherSettings,
     store: FisherStore,
@@ -54,9 +54,9 @@ def add_fisher_information(
     """Fills `store`; yields the share of the work done, a step a layer."""
     answered = [sequence for sequence in data if len(sequence) > max(sequence.response_start, 1)]
     width = model.model.get_input_embeddings().weight.shape[1]
-    per_token = (len(model) + 2) * width * model.dtype.itemsize
+    per_token = (model.layers + 2) * width * model.dtype.itemsize
     chunks = list(_chunks(answered, int(settings.activation_gb * 1e9 / per_token)))
-    steps = 2 * len(model) + 2
+    steps = 2 * model.layers + 2
     for number, chunk in enumerate(chunks):
         pass_ = _Pass(model, chunk, store)
         for step, _ in enumerate(pass_.run(settings.labels, generator), start=1):
@@ -67,9 +67,9 @@ def add_fisher_information(
 class _Pass:
     """One chunk of sequences up and down the model."""
 
-    def __init__(self, model: LayerwiseModel, sequences: Sequence[TokenSequence], store: FisherStore) -> None:
+    def __init__(self, model: LayerStream, sequences: Sequence[TokenSequence], store: FisherStore) -> None:
         self.model, self.sequences, self.store = model, sequences, store
-        self.ids = [sequence.ids[None] for sequence in sequences]
+        self.ids = [sequence.ids[None].to(model.device) for sequence in sequences]
         self.masks = [torch.ones_like(ids) for ids in self.ids]
         embeddings, head = model.model.get_input_embeddings(), model.model.get_output_embeddings()
         self.tied = embeddings.weight if head is not None and head.weight is embeddings.weight else None
@@ -80,13 +80,13 @@ class _Pass:
         with torch.no_grad():
             inputs = [[model.embed(i, m).cpu() for i, m in zip(self.ids, self.masks, strict=True)]]
             yield
-            for index in range(len(model)):
+            for index in range(model.layers):
                 with model.loaded(index):
-                    each = zip(self.ids, self.masks, inputs[-1], strict=True)
-                    inputs.append([model.layer(index, i, m, x.to(model.device)).cpu() for i, m, x in each])
+                    each = zip(self.masks, inputs[-1], strict=True)
+                    inputs.append([model.run(index, x.to(model.device), mask).cpu() for mask, x in each])
                 yield
         slopes = self._head(inputs.pop(), labels, generator)
-        for index in reversed(range(len(model))):
+        for index in reversed(range(model.layers)):
             slopes = self._layer(index, inputs.pop(), slopes)
             yield
         self._embeddings(slopes)
@@ -99,7 +99,7 @@ class _Pass:
             for sequence, ids, mask, x in zip(self.sequences, self.ids, self.masks, inputs, strict=True):
                 x = x.to(self.model.device).requires_grad_()
                 start = max(sequence.response_start, 1)
-                logits = self.model.logits(ids, mask, x)[0, start - 1 : -1].float()
+                logits = self.model.logits(x, mask)[0, start - 1 : -1].float()
                 targets = ids[0, start:].to(logits.device)
                 if labels == "sampled":
                     drawn = torch.multinomial(logits.detach().softmax(dim=-1).cpu(), 1, generator=generator)
@@ -118,11 +118,11 @@ class _Pass:
         model, below = self.model, []
         with model.loaded(index), torch.enable_grad():
             prefix = f"{model.prefix}{index}."
-            parameters = {prefix + name: value for name, value in model.layers[index].named_parameters()}
+            parameters = {prefix + name: value for name, value in model.blocks[index].named_parameters()}
             with _Scores(parameters, self.store) as scores:
-                for ids, mask, x, slope in zip(self.ids, self.masks, inputs, slopes, strict=True):
+                for mask, x, slope in zip(self.masks, inputs, slopes, strict=True):
                     x = x.to(model.device).requires_grad_()
-                    model.layer(index, ids, mask, x).backward(slope.to(model.device))
+                    model.run(index, x, mask).backward(slope.to(model.device))
                     scores.square()
                     below.append(_gradient(x).cpu())
         return below

@@ -1,5 +1,7 @@
 """Calibration layer by layer equals a plain re-implementation with whole models in memory."""
 
+import re
+
 import pytest
 import torch
 from tiny_models import EVERY_KIND, family, random_model, text
@@ -93,12 +95,21 @@ def test_bfloat16_checkpoint_keeps_its_dtype(tmp_path) -> None:
     assert all(layer.kl_after < layer.kl_before for layer in report.layers)
 
 
-def test_a_memory_budget_gives_the_same_routers(tmp_path) -> None:
+def test_a_memory_budget_gives_the_same_routers(tmp_path, monkeypatch) -> None:
     paths, data = family("olmoe", tmp_path), [text(seed=0), text(seed=1)]
-    for name, budget in (("memory", None), ("mapped", 0.0)):
-        harc.calibrate(paths[0], paths[1:], data, out=tmp_path / name, memory_budget_gb=budget, progress=False)
-    memory, mapped = (open_checkpoint(tmp_path / name) for name in ("memory", "mapped"))
-    assert all(torch.equal(memory.read(name), mapped.read(name)) for name in memory)
+    with pytest.raises(ValueError, match=r"memory_budget_gb is 1e-07: .* for one layer's weights") as refused:
+        harc.calibrate(paths[0], paths[1:], data, out=tmp_path / "out", memory_budget_gb=1e-7, progress=False)
+    least = float(re.search(r"needs at least ([\d.e-]+)", str(refused.value))[1]) * 1.01
+    assert not (tmp_path / "out").exists()
+    mapped = []
+    from_file = torch.from_file
+    monkeypatch.setattr(torch, "from_file", lambda *args, **options: mapped.append(1) or from_file(*args, **options))
+    harc.calibrate(paths[0], paths[1:], data, out=tmp_path / "memory", progress=False)
+    assert not mapped
+    harc.calibrate(paths[0], paths[1:], data, out=tmp_path / "mapped", memory_budget_gb=least, progress=False)
+    assert len(mapped) == 4  # hidden states and router inputs of both domains
+    memory, files = (open_checkpoint(tmp_path / name) for name in ("memory", "mapped"))
+    assert all(torch.equal(memory.read(name), files.read(name)) for name in memory)
 
 
 def test_zero_layers_is_a_copy(tmp_path) -> None:

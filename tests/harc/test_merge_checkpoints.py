@@ -17,14 +17,13 @@ from harc.checkpoint import CheckpointError, open_checkpoint
 from harc.merge import METHODS
 from harc.merge.fisher import fisher
 from harc.merge.information import FisherStore, add_fisher_information
-from harc.merge.layerwise import LayerwiseModel
 from harc.merge.regmean import regmean
 from harc.merge.settings import FisherSettings
 from harc.merge.ties import ties
 from harc.merge.wudi import wudi
+from harc.streaming import LayerStream
 from harc.tokens import padded_batches
 
-CPU = torch.device("cpu")
 QUICK_AND_SLOW = [name if name == "olmoe" else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
 DATA_FREE = sorted(name for name, found in METHODS.items() if found.kind != "data")
 
@@ -39,6 +38,12 @@ def models(tmp_path_factory):
         second = save_model(folder / architecture / "second", near=base, seed=2, max_shard_size="20KB")
         made[architecture] = (base, first, second)
     return made
+
+
+def outer_loaded(source) -> LayerStream:
+    stream = LayerStream(source, dtype=torch.float32)
+    stream.load_outer()
+    return stream
 
 
 def run(method: str, models: tuple[Path, Path, Path], out: Path, **options: object) -> harc.MergeReport:
@@ -112,19 +117,19 @@ def test_identical_sources_give_themselves_back(models, tmp_path, method, dtype)
 def test_a_model_run_by_layers_is_the_model(models, architecture):
     folder = models[architecture][2]
     checkpoint, model = open_checkpoint(folder), AutoModelForCausalLM.from_pretrained(folder)
-    by_layer = LayerwiseModel(checkpoint, dtype=torch.float32, device=CPU)
+    by_layer = outer_loaded(checkpoint)
     names = set()
     with torch.no_grad():
         for _, ids, mask in padded_batches(sequences(4), 100):
             hidden = by_layer.embed(ids, mask)
-            for index in range(len(by_layer)):
+            for index in range(by_layer.layers):
                 with by_layer.loaded(index) as tensors:
-                    hidden = by_layer.layer(index, ids, mask, hidden)
-                    names |= by_layer.published(tensors).keys()
-                assert all(parameter.is_meta for parameter in by_layer.layers[index].parameters())
+                    hidden = by_layer.run(index, hidden, mask)
+                    names |= by_layer.parameters.published(tensors).keys()
+                assert all(parameter.is_meta for parameter in by_layer.blocks[index].parameters())
             expected = model(ids, attention_mask=mask).logits
-            torch.testing.assert_close(by_layer.logits(ids, mask, hidden)[mask.bool()], expected[mask.bool()])
-    assert names | set(by_layer.outer_keys) == set(checkpoint)
+            torch.testing.assert_close(by_layer.logits(hidden, mask)[mask.bool()], expected[mask.bool()])
+    assert names | set(by_layer.parameters.keys(by_layer.is_outer)) == set(checkpoint)
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)  # qwen3_moe has tied embeddings
@@ -140,7 +145,7 @@ def test_fisher_information_is_autograds(models, tmp_path, architecture, activat
         chosen.sum().backward()
         for name, value in model.named_parameters():
             expected[name] += value.grad.square()
-    by_layer = LayerwiseModel(open_checkpoint(folder), dtype=torch.float32, device=CPU)
+    by_layer = outer_loaded(folder)
     settings = FisherSettings(activation_gb=activation_gb)
     shares = list(add_fisher_information(by_layer, data, settings, store, torch.Generator()))
     assert shares == sorted(shares) and shares[-1] == 1.0
@@ -152,7 +157,7 @@ def test_fisher_information_is_autograds(models, tmp_path, architecture, activat
 
 
 def test_fisher_labels_may_be_drawn_from_the_model(models, tmp_path):
-    model = LayerwiseModel(open_checkpoint(models["olmoe"][1]), dtype=torch.float32, device=CPU)
+    model = outer_loaded(models["olmoe"][1])
     found = {}
     for name, labels, seed in (("data", "empirical", 0), ("a", "sampled", 0), ("b", "sampled", 0), ("c", "sampled", 1)):
         found[name] = FisherStore(tmp_path / name)
@@ -168,7 +173,7 @@ def test_fisher_reaches_into_the_fused_experts(models, tmp_path, normalize):
     run("fisher", models["olmoe"], tmp_path / "out", data=data, weights=[2.0, 1.0], normalize=normalize)
     information = []
     for source, part in zip(models["olmoe"][1:], data, strict=True):
-        model, store = LayerwiseModel(open_checkpoint(source), dtype=torch.float32, device=CPU), None
+        model, store = outer_loaded(source), None
         store = FisherStore(tmp_path / source.name)
         list(add_fisher_information(model, part, FisherSettings(), store, torch.Generator()))
         gate_up = store.get("model.layers.1.mlp.experts.gate_up_proj") / (store.norm() if normalize else 1)

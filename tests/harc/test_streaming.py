@@ -6,7 +6,9 @@ from tiny_models import EVERY_KIND, random_model, text
 from transformers import AutoModelForCausalLM
 
 from harc.checkpoint import CheckpointError
-from harc.streaming import HiddenStates, LayerStream, Store
+from harc.hidden_states import HiddenStates
+from harc.store import Store
+from harc.streaming import LayerStream
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -20,14 +22,16 @@ def test_layerwise_forward_equals_the_whole_model(kind, dtype, tmp_path) -> None
     with stream.loaded(None):
         state.embed()
     for layer in range(stream.layers):
-        with stream.loaded(layer):
-            if layer in stream.routers:
-                x, split = state.router_inputs(layer)
-                assert split  # one forward of the layer was enough
-                state.complete(layer, x, split)
-            else:
+        if layer in stream.routers:
+            assert state.splits(layer)  # one forward of the layer is enough, in two halves
+            with stream.loaded(layer, "attention"):
+                x = state.router_inputs(layer, True)
+            with stream.loaded(layer, "moe"):
+                state.complete(layer, x, True)
+        else:
+            with stream.loaded(layer):
                 state.forward(layer)
-    assert all(parameter.is_meta for parameter in stream._model.parameters())
+    assert all(parameter.is_meta for parameter in stream.model.parameters())
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=dtype).eval()
     with torch.no_grad():
         expected = torch.cat([model.model(s.ids[None]).last_hidden_state[0] for s in sequences])
@@ -42,14 +46,15 @@ def test_a_layer_of_another_form_is_forwarded_twice(tmp_path, monkeypatch) -> No
     results = {}
     for form in ("split", "whole"):
         if form == "whole":
-            monkeypatch.setattr(HiddenStates, "_splits", lambda *_: False)
+            monkeypatch.setattr(HiddenStates, "_try", lambda *_: False)
         stream = LayerStream(tmp_path)
         state = HiddenStates(stream, text(count=5), 64, Store())
         with stream.loaded(None):
             state.embed()
+        split = state.splits(0)
+        assert split == (form == "split")
         with stream.loaded(0):
-            x, split = state.router_inputs(0)
-            assert split == (form == "split")
+            x = state.router_inputs(0, split)
             state.complete(0, x, split)
         results[form] = (x, state.values)
     assert torch.allclose(results["split"][0], results["whole"][0])
