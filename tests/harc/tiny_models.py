@@ -22,7 +22,7 @@ SIZES = {
 EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2}
 KINDS = {
     "olmoe": EXPERTS,
-    "qwen3_moe": {**EXPERTS, "moe_intermediate_size": 16, "head_dim": 8},
+    "qwen3_moe": {**EXPERTS, "moe_intermediate_size": 16, "head_dim": 8, "norm_topk_prob": True},
     "qwen2_moe": {
         **EXPERTS,
         "moe_intermediate_size": 16,
