@@ -4,16 +4,18 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from filelock import FileLock
 
+from pipelines.report.check import check_cells
 from pipelines.report.formats import compared, to_comparison_csv, to_csv, to_latex, to_markdown
 from pipelines.report.page import Page, render_page
-from pipelines.report.registry import Finding, ReportError, Sweep, find_report
+from pipelines.report.registry import Content, Finding, Sweep, find_report
 from pipelines.report.style import draw_png, draw_svg
 from pipelines.report.table import Row, Table
 
@@ -53,33 +55,34 @@ def build_report(
         out_root: the outputs folder.
 
     Raises:
-        ReportError: no cells, cells of another experiment or scale, or no such report.
+        ReportError: no cells, cells that do not belong together (see check_cells), or no such report.
     """
     name = experiment.report or "cells"
-    _check(experiment.name, scale, cells)
+    check_cells(experiment.name, scale, cells)
     make = find_report(name)
     # Tables of the paper are found by the report's name, whatever the experiment that asks for one is called.
     content = make(Sweep(name, experiment.title, scale, cells))
     title = heading(experiment.name, experiment.title, scale)
     folder = Path(out_root) / "reports" / f"{experiment.name}-{scale}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
     drawn = {picture.name: draw_svg(picture) for picture in content.pictures}
     page = Page(
         experiment.name, title, title.removesuffix(f" (scale: {scale})"), scale, content, cells, Path(out_root), drawn
     )
     files: dict[str, str | bytes] = {
-        "table.csv": to_csv(content.table),
+        "table.csv": to_csv(content.points or content.table),
         "table.md": to_markdown(content.table, title, _markdown_notes(content.findings, content.notes)),
         "table.tex": to_latex(content.table, title, f"{experiment.name}-{scale}"),
         "cells.jsonl": "".join(json.dumps(cell, ensure_ascii=False) + "\n" for cell in cells),
         "report.html": render_page(page),
+        "findings.json": _summary(experiment.name, scale, title, content, cells),
     }
+    if content.points:
+        files["summary.csv"] = to_csv(content.table)
     if compared(content.table):
         files["comparison.csv"] = to_comparison_csv(content.table)
     for picture in content.pictures:
         files |= {f"{picture.name}.svg": drawn[picture.name], f"{picture.name}.png": draw_png(picture)}
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        _write(folder, files)
+    write_folder(folder, files)
     for row in content.table.failed:
         log.error("%s: %s", row.name, row.gap)
     return ReportResult(folder, content.table, content.table.failed, title, scale, content.findings, sorted(files))
@@ -96,16 +99,25 @@ def _numbered(name: str) -> str:
     return f"{kind.capitalize()} {number}" if kind == "table" and number else name.replace("_", " ").capitalize()
 
 
-def _check(experiment: str, scale: str, cells: Sequence[dict[str, Any]]) -> None:
-    if not cells:
-        raise ReportError(f"{experiment}: no cells to report")
-    for cell in cells:
-        found = (cell["experiment"], cell["scale"])
-        if found != (experiment, scale):
-            raise ReportError(
-                f"a cell of experiment {found[0]} at scale {found[1]} among those of {experiment} at {scale}: results "
-                "of different experiments or scales are never mixed; point the sweep at a folder of its own"
-            )
+def _summary(experiment: str, scale: str, title: str, content: Content, cells: Sequence[dict[str, Any]]) -> str:
+    """findings.json: what the index of all experiments says of this one. Times are those of its stages, in seconds."""
+    stages = {stage["key"]: stage for cell in cells for stage in cell.get("stages") or []}
+    made = {stage["key"] for cell in cells for stage in cell.get("stages") or [] if stage["made"]}
+    summary = {
+        "experiment": experiment,
+        "scale": scale,
+        "title": title,
+        "made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "rows": len(content.table.rows),
+        "failed": [{"row": row.name, "status": row.status, "why": row.why} for row in content.table.failed],
+        "findings": [asdict(finding) for finding in content.findings],
+        "figure": content.pictures[0].name if content.pictures else None,
+        "stages": len(stages),
+        "seconds": sum(stage["seconds"] for stage in stages.values()),
+        "stages_made": len(made),
+        "seconds_made": sum(stages[key]["seconds"] for key in made),
+    }
+    return json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
 
 
 def _markdown_notes(findings: Sequence[Finding], notes: Sequence[str]) -> list[str]:
@@ -113,8 +125,14 @@ def _markdown_notes(findings: Sequence[Finding], notes: Sequence[str]) -> list[s
     return [*judged, *notes]
 
 
-def _write(folder: Path, files: dict[str, str | bytes]) -> None:
-    """Writes all files into a folder beside the final one, then swaps them."""
+def write_folder(folder: Path, files: dict[str, str | bytes]) -> None:
+    """Writes all files into a folder beside the final one, then swaps them: what was there stays whole until then."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        _swap(folder, files)
+
+
+def _swap(folder: Path, files: dict[str, str | bytes]) -> None:
     fresh = folder.with_name(f".{folder.name}.new")
     old = folder.with_name(f".{folder.name}.old")
     if old.exists() and not folder.exists():

@@ -12,9 +12,11 @@ from pipelines.report.table import Column, Row, Table
 
 def to_csv(table: Table) -> str:
     """The whole table; a gap's numbers are empty and its status says why."""
-    main = table.main if any(column.name == table.main for column in table.columns) else None
+    compares = any(row.baseline for row in table.rows)
+    main = table.main if compares and any(column.name == table.main for column in table.columns) else None
+    judged = [column for column in table.accuracies if column.interval]
     header = [column.name for column in (*table.keys, *table.accuracies)]
-    header += [f"{column.name}_ci95" for column in table.accuracies]
+    header += [f"{column.name}_ci95" for column in judged]
     header += [column.name for column in table.measures]
     header += [f"{main}_gain", f"{main}_gain_low", f"{main}_gain_high"] if main else []
     out = io.StringIO()
@@ -22,7 +24,7 @@ def to_csv(table: Table) -> str:
     writer.writerow([*header, "status"])
     for row in table.rows:
         line = [*row.key, *(column.text(row.values.get(column.name), "") for column in table.accuracies)]
-        line += [column.text(row.ci95.get(column.name), "") for column in table.accuracies]
+        line += [column.text(row.ci95.get(column.name), "") for column in judged]
         line += [column.text(row.values.get(column.name), "") for column in table.measures]
         if main:
             gain = row.gain.get(main)
@@ -53,7 +55,7 @@ def three(row: Row, column: Column) -> tuple[str, str, str]:
     """Measured, paper and difference as printed; empty where there is none."""
     measured, paper = row.values.get(column.name), row.paper.get(column.name)
     difference = None if measured is None or paper is None else measured - paper
-    signed = "" if difference is None else f"{difference:+.{column.digits}f}"
+    signed = "" if difference is None else f"{'+' if difference >= 0 else '-'}{column.text(abs(difference))}"
     return column.text(measured, ""), column.text(paper, ""), signed
 
 
@@ -128,11 +130,9 @@ def to_latex(table: Table, title: str, label: str) -> str:
         " & ".join([column.label for column in table.keys] + [_latex(_headed(column)) for column in shown]) + " \\\\",
     ]
     best = {column.name: table.best(column) for column in shown}
-    before = None
     for i, row in enumerate(table.rows):
-        if before is None or not (row.harc and row.baseline == before):
+        if table.begins_group(i):
             lines.append("\\midrule")
-        before = row.key
         cells = [_latex(text) for text in row.key]
         if row.gap:
             cells.append(f"\\multicolumn{{{len(shown)}}}{{l}}{{\\emph{{{_latex(_short(row.gap))}}}}}")
@@ -149,8 +149,8 @@ def to_latex(table: Table, title: str, label: str) -> str:
 
 
 _LEGEND = (
-    " $\\pm$ is half a 95\\,\\% bootstrap interval over problems; $^{*}$ marks a difference from the same merge without"
-    " HARC whose paired interval excludes zero."
+    " $\\pm$ is half a 95\\,\\% bootstrap interval over problems; $^{*}$ marks a difference from its baseline (of a"
+    " HARC row the same merge without HARC) whose paired interval excludes zero."
 )
 _LATEX = {
     "\\": "\\textbackslash{}", "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_", "{": "\\{", "}": "\\}",

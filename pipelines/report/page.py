@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from pipelines.report.formats import compared, three
 from pipelines.report.registry import FAILS, HOLDS, LEANS, Content
-from pipelines.report.style import colour, themed_svg
+from pipelines.report.style import COLOURS, MUTED, colour, themed_svg
 from pipelines.report.table import Column, Row, Table, signed
 
 VERDICTS = {HOLDS: "good", LEANS: "half", FAILS: "bad"}
@@ -75,11 +75,19 @@ def _rows(table: Table) -> list[dict[str, Any]]:
     return [
         {
             "row": row,
-            "colour": colour(row.key[0]),
+            "colour": _swatch(row),
+            "begins": table.begins_group(i),
             "cells": [_cell(row, column, i in best[column.name]) for column in shown] if row.status == "ok" else [],
         }
         for i, row in enumerate(table.rows)
     ]
+
+
+def _swatch(row: Row) -> str:
+    """The colour of the row's method, whatever its key says; muted where no method is known."""
+    if row.cell:
+        return colour(row.cell["row"]["method"])
+    return colour(row.key[0]) if row.key[0].partition(" [")[0] in COLOURS else MUTED
 
 
 def _cell(row: Row, column: Column, best: bool) -> dict[str, Any]:
@@ -171,11 +179,19 @@ def _stages(cells: Sequence[dict[str, Any]], out_root: Path) -> list[dict[str, A
     return list(stages.values())
 
 
-def _calibrations(table: Table) -> list[dict[str, Any]]:
-    """Each calibrated row's conjugate gradients by layer."""
-    out = []
+def _calibrations(table: Table) -> dict[str, Any] | None:
+    """Each calibrated row's conjugate gradients by layer; a row that left a layer as it was has a gap there."""
+    found = []
     for row in table.rows:
         layers = ((row.cell or {}).get("calibration") or {}).get("layers") or []
         if layers:
-            out.append({"name": row.name, "layers": layers, "seconds": sum(one.get("seconds") or 0 for one in layers)})
-    return out
+            found.append((row.name, {one["layer"]: one for one in layers}))
+    if not found:
+        return None
+    numbers = sorted({number for _, layers in found for number in layers})
+    rows = [
+        {"name": name, "layers": [layers.get(number) for number in numbers],
+         "seconds": sum(one.get("seconds") or 0 for one in layers.values())}
+        for name, layers in found
+    ]  # fmt: skip
+    return {"numbers": numbers, "rows": rows}

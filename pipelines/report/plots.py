@@ -24,11 +24,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Curves:
-    """One method's values by layer, without and with calibration."""
+    """One method's values by layer, without and with calibration. title: of its panel, by default the method."""
 
     method: str
     before: Sequence[float] | None
     after: Sequence[float] | None
+    title: str = ""
 
 
 def pairs_plot(
@@ -139,7 +140,7 @@ def layers_plot(
 def _panel(axes: Axes, i: int, curves: Curves) -> dict[str, str]:
     tips = {}
     shade = colour(curves.method)
-    axes.set_title(curves.method, color=INK)
+    axes.set_title(curves.title or curves.method, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=2))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     for values, style, harc in ((curves.before, (0, (3, 1.5)), ""), (curves.after, "-", " + HARC")):

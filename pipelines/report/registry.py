@@ -12,7 +12,11 @@ from typing import Any
 from pipelines.report.style import Picture
 from pipelines.report.table import Table
 
-REPORT_MODULES = ("pipelines.report.merging",)
+_EXPERIMENTS = (
+    "table3", "table4", "table7", "fig1", "fig3a", "fig3b", "fig3c", "fig4a", "fig4b", "logit_shift", "mismatch",
+    "grid",
+)  # fmt: skip
+REPORT_MODULES = ("pipelines.report.merging", *(f"pipelines.report.experiments.{name}" for name in _EXPERIMENTS))
 
 HOLDS, LEANS, FAILS, OPEN = "holds", "in direction only", "does not hold", "undecided"
 
@@ -38,13 +42,18 @@ class Fact:
 
 @dataclass
 class Content:
-    """What a report function returns; everything else is made from it."""
+    """What a report function returns; everything else is made from it.
+
+    points: the plotted points, one a row, where these are not the table's rows: table.csv then holds them, and
+    summary.csv the table.
+    """
 
     table: Table
     pictures: list[Picture] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     facts: list[Fact] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    points: Table | None = None
 
 
 @dataclass(frozen=True)

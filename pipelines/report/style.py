@@ -30,6 +30,8 @@ COLOURS = {
     "SCE": "#8b6bd6",
     "DELLA": "#a05a2c",
     "Individual": MUTED,
+    "Data-free": MUTED,
+    "HARC": INK,
 }
 DOMAINS = {"math": "#0072b2", "code": "#d55e00", "chat": "#009e73"}
 _SPARE = ["#5f6caf", "#7a8b3c", "#b5547c", "#2a8f8f"]

@@ -8,14 +8,17 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Column:
     """One column of numbers.
 
     name: in the CSV. label: for people. short: for narrow places. note: what it was measured on (the task's name).
-    kind: `accuracy` columns carry an interval; `measure` columns follow them. best: `max`, `min` or None (no bold).
-    digits: after the decimal point. significant: digits that count instead, for values of any magnitude (routing KL).
+    kind: `accuracy` columns are the table proper, in the paper's order; `measure` columns follow them.
+    best: `max`, `min` or None (no bold). digits: after the decimal point. significant: digits that count instead, for
+    values of any magnitude (routing KL). interval: an `accuracy` column whose values have intervals over problems.
     """
 
     name: str
@@ -27,6 +30,7 @@ class Column:
     best: str | None = None
     digits: int = 2
     significant: int | None = None
+    interval: bool = True
 
     def text(self, value: float | None, gap: str = "–") -> str:
         """The value as printed; `gap` where there is none."""
@@ -67,6 +71,8 @@ class Row:
     harc: the row is a calibrated one. baseline: key of the row that it is compared with.
     reference: a bound (Individual, base model), never the best of a column.
     paper: the paper's value of a column, where the scale is the paper's. cell: the record it was made from.
+    label: the row in words, where its key does not say it. draws: a column's bootstrap resamples; problems: the
+    problems they were drawn from (rows are paired only where these are equal).
     """
 
     key: tuple[str, ...]
@@ -80,10 +86,15 @@ class Row:
     gain: dict[str, Gain] = field(default_factory=dict)
     paper: dict[str, float] = field(default_factory=dict)
     cell: dict[str, Any] | None = None
+    label: str = ""
+    draws: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    problems: dict[str, frozenset[Any]] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
         """The row in words, e.g. `WUDI-Merging + HARC`."""
+        if self.label:
+            return self.label
         return f"{self.key[0]} + HARC" if self.harc else self.key[0]
 
     @property
@@ -108,7 +119,7 @@ class Table:
 
     @property
     def accuracies(self) -> list[Column]:
-        """The columns that carry intervals."""
+        """The columns of the table proper: those that the paper's table has."""
         return [column for column in self.columns if column.kind == "accuracy"]
 
     @property
@@ -128,6 +139,10 @@ class Table:
     def baseline(self, row: Row) -> Row | None:
         """The row that a row is compared with: for a calibrated one, the same merge without calibration."""
         return self.row(*row.baseline) if row.baseline else None
+
+    def begins_group(self, i: int) -> bool:
+        """Whether row i begins a group: its first key is another than that of the row above (of several keys)."""
+        return i == 0 or (len(self.keys) > 1 and self.rows[i].key[0] != self.rows[i - 1].key[0])
 
     def best(self, column: Column) -> set[int]:
         """Indices of the rows that hold the best printed value of a column, bounds left out."""

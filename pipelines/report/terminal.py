@@ -51,7 +51,7 @@ def _grid(table: Table, title: str) -> Grid:
     ]
     gains = any(table.main in row.gain for row in table.rows)
     for column in table.keys:
-        grid.add_column(column.label, no_wrap=True)
+        grid.add_column(column.short or column.label, no_wrap=True)
     for column in table.accuracies:
         grid.add_column(column.short or column.label, justify="right", no_wrap=True)
     if gains:
@@ -74,7 +74,7 @@ def _grid(table: Table, title: str) -> Grid:
             if gains:
                 numbers.insert(len(table.accuracies), _gain(row, table.main))
             grid.add_row(*cells, *numbers)
-        if i + 1 < len(table.rows) and not table.rows[i + 1].harc:
+        if i + 1 < len(table.rows) and table.begins_group(i + 1):
             grid.add_section()
     return grid
 

@@ -8,6 +8,33 @@ import csv
 import io
 from importlib import resources
 
+# Which table of the paper an experiment's numbers can be held against, at which scale.
+_PUBLISHED = {
+    ("table1", "olmoe"): "table1",
+    ("table1", "qwen3"): "table6",
+    ("table3", "olmoe"): "table3",
+    ("table4", "olmoe"): "table4",
+    ("table5", "olmoe"): "table5",
+    ("table6", "qwen3"): "table6",
+    ("table7", "olmoe"): "table7",
+}
+
+
+def published(experiment: str, scale: str) -> str | None:
+    """The table of the paper that has this experiment's numbers at this scale, or None."""
+    return _PUBLISHED.get((experiment, scale))
+
+
+def paper_values(name: str, keys: int) -> dict[tuple[str, ...], dict[str, float]]:
+    """A table's numbers by row: the first `keys` columns name the row; empty places are left out."""
+    header, rows = read_paper(name)
+    return {
+        tuple(row[column] for column in header[:keys]): {
+            column: float(row[column]) for column in header[keys:] if row[column]
+        }
+        for row in rows
+    }
+
 
 def read_paper(name: str) -> tuple[list[str], list[dict[str, str]]]:
     """Header and rows of one table of the paper, e.g. `table1`, as text.

@@ -1,0 +1,74 @@
+"""Figure 1: routers swapped both ways. The merged model with its source's router, the source with the merged router."""
+
+from typing import Any
+
+from pipelines.report.accuracy import setting_table
+from pipelines.report.dots import DotPanel, dots_plot
+from pipelines.report.measured import difference
+from pipelines.report.merging import notes
+from pipelines.report.points import domain_points, dot_of
+from pipelines.report.registry import Content, Fact, Finding, Sweep, report
+from pipelines.report.rules import by_sign
+from pipelines.report.style import Picture
+from pipelines.report.table import Column, Table
+
+SOURCE, SOURCE_SWAPPED, MERGED, MERGED_SWAPPED, HARC = (
+    "Source", "Source, merged router", "Merged", "Merged, source router", "Merged + HARC",
+)  # fmt: skip
+ROWS = (SOURCE, SOURCE_SWAPPED, MERGED, MERGED_SWAPPED, HARC)
+_BASELINE = {SOURCE_SWAPPED: SOURCE, MERGED_SWAPPED: MERGED, HARC: MERGED}
+
+
+@report("fig1")
+def fig1(sweep: Sweep) -> Content:
+    """Five models by domain; a swapped or calibrated one is compared with what it was made of."""
+    table = setting_table(
+        sweep.cells, [Column("model", "Model", kind="key")], [(name,) for name in ROWS], _key,
+        baseline_of=lambda key: (_BASELINE[key[0]],) if key[0] in _BASELINE else None,
+    )  # fmt: skip
+    domains = [column.name.removesuffix("_avg") for column in table.columns if column.name.endswith("_avg")]
+    facts = [
+        Fact(row.name, f"{row.values['overall']:.2f} %",
+             f"{row.gain['overall'].text()} against {row.baseline[0].lower()}" if row.baseline else "")
+        for row in table.rows if row.baseline and "overall" in row.gain
+    ]  # fmt: skip
+    pictures = [_picture(table, domains, sweep.scale)] if domains else []
+    return Content(table, pictures, _findings(table), facts, notes(sweep, table), domain_points(table, domains))
+
+
+def _key(cell: dict[str, Any]) -> tuple[str, ...]:
+    if cell.get("swap") == "merged":
+        return (SOURCE_SWAPPED,)
+    if cell.get("swap") == "source":
+        return (MERGED_SWAPPED,)
+    if cell["merge"] == "individual":
+        return (SOURCE,)
+    return (MERGED,) if cell["calibrate"] == "none" else (HARC,)
+
+
+def _picture(table: Table, domains: list[str], scale: str) -> Picture:
+    def panel(title: str, name: str) -> DotPanel:
+        dots = [
+            dot_of(row, name, row.key[0], filled=row.key[0] in (SOURCE, HARC), gain=len(domains) < 2,
+                   marker="D" if "router" in row.key[0] else "o")
+            for row in table.rows
+        ]  # fmt: skip
+        return DotPanel(title, "accuracy (%)", dots)
+
+    return dots_plot(
+        "figure", [panel(domain.capitalize(), f"{domain}_avg") for domain in domains],
+        title="Accuracy after router swaps, by domain",
+        caption="Diamonds: a model with another's router. The merged model gets the router of each domain's source on "
+        "that domain's problems; each source gets the merged router. Bars are 95 % bootstrap intervals over problems.",
+        scale=scale,
+    )  # fmt: skip
+
+
+def _findings(table: Table) -> list[Finding]:
+    def gain(name: str, other: str):
+        return {f"{name}, overall against {other.lower()}": difference(table.row(name), table.row(other), "overall")}
+
+    return [
+        by_sign("The merged model with the source's router recovers accuracy.", gain(MERGED_SWAPPED, MERGED)),
+        by_sign("The source model with the merged router loses accuracy.", gain(SOURCE_SWAPPED, SOURCE), sign=-1),
+    ]

@@ -1,0 +1,120 @@
+"""The grid search: every setting of each merging method on the validation split, and the best of each.
+
+`best_settings` is what the file of tuned settings is written from.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines.report.accuracy import setting_table
+from pipelines.report.dots import Dot, DotPanel, dots_plot
+from pipelines.report.merging import notes
+from pipelines.report.points import dot_of
+from pipelines.report.registry import Content, Fact, Sweep, report
+from pipelines.report.style import Picture
+from pipelines.report.table import Column, Row, Table
+
+BEST = "best"
+
+
+@report("grid")
+def grid(sweep: Sweep) -> Content:
+    """A row a setting, in the sweep's order, a method's together; its best is marked."""
+    searched = searched_keys(sweep.cells)
+    order = list(dict.fromkeys(cell["row"]["method"] for cell in sweep.cells))
+    cells = sorted(sweep.cells, key=lambda cell: order.index(cell["row"]["method"]))
+    keys = [Column("method", "Method", kind="key"), Column("setting", "Setting", kind="key")]
+    table = setting_table(cells, keys, [], lambda cell: (cell["row"]["method"], _text(_setting(cell, searched))),
+                          baseline_of=lambda key: None)  # fmt: skip
+    table.keys.append(Column("chosen", "Chosen", kind="key"))
+    # No bold over all methods: the best of each is marked instead.
+    table.columns = [dataclasses.replace(column, best=None) for column in table.columns]
+    best = {id(cell) for cell in _best_cells(cells).values()}
+    for row in table.rows:
+        row.key = (*row.key, BEST if id(row.cell) in best else "–")
+    facts = [Fact(f"{row.key[0]}: {row.key[1]}", f"{row.values['overall']:.2f} %", "best of its settings on validation")
+             for row in table.rows if row.key[2] == BEST and row.key[1] != _text({})]  # fmt: skip
+    pictures = [_picture(table, sweep.scale)] if table.accuracies else []
+    content = Content(table, pictures, [], facts, notes(sweep, table))
+    content.notes.append(
+        "Measured on the validation split, which shares no problem with the test. The best of a method has the highest "
+        "overall accuracy, of equals the first; its lead is not tested."
+    )
+    return content
+
+
+def best_settings(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Method (`merge.method`) -> its searched settings with the best overall accuracy; of equals the first in order.
+
+    A method none of whose cells has a result is left out.
+    """
+    searched = searched_keys(cells)
+    return {method: _setting(cell, searched) for method, cell in _best_cells(cells).items()}
+
+
+def searched_keys(cells: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Method -> the keys of its configuration that take more than one value in these cells."""
+    values: dict[str, dict[str, list[Any]]] = {}
+    for cell in cells:
+        for key, value in cell["config"]["merge"].items():
+            found = values.setdefault(cell["merge"], {}).setdefault(key, [])
+            if value not in found:
+                found.append(value)
+    return {
+        method: [key for key, found in keys.items() if len(found) > 1 and key not in ("method", "label")]
+        for method, keys in values.items()
+    }
+
+
+def _setting(cell: Mapping[str, Any], searched: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    return {key: cell["config"]["merge"][key] for key in searched[cell["merge"]]}
+
+
+def _best_cells(cells: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    best: dict[str, tuple[float, Mapping[str, Any]]] = {}
+    for cell in cells:
+        value = _overall(cell)
+        if value is not None and (cell["merge"] not in best or value > best[cell["merge"]][0]):
+            best[cell["merge"]] = (value, cell)
+    return {method: cell for method, (_, cell) in best.items()}
+
+
+def _overall(cell: Mapping[str, Any]) -> float | None:
+    """Mean over domains of the mean over benchmarks, as everywhere; None for a cell without a result."""
+    if cell["status"] != "ok" or not cell.get("tasks"):
+        return None
+    domains: dict[str, list[float]] = {}
+    for task in cell["tasks"].values():
+        domains.setdefault(task["domain"], []).append(task["accuracy"])
+    means = [sum(values) / len(values) for values in domains.values()]
+    return sum(means) / len(means)
+
+
+def _text(setting: Mapping[str, Any]) -> str:
+    if not setting:
+        return "as it is"
+    return ", ".join(f"{key} {_value(value)}" for key, value in setting.items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "/".join(f"{one:g}" for one in value.values())
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def _picture(table: Table, scale: str) -> Picture:
+    def dot(row: Row, first: bool) -> Dot:
+        label = row.key[1] if not first else f"{row.key[0]}: {row.key[1]}"
+        best = row.key[2] == BEST
+        shown = dot_of(row, "overall", label, filled=best)
+        return dataclasses.replace(shown, mark=BEST if best else "", strong=best)
+
+    firsts = {row.key[0]: i for i, row in reversed(list(enumerate(table.rows)))}
+    dots = [dot(row, firsts[row.key[0]] == i) for i, row in enumerate(table.rows)]
+    return dots_plot(
+        "figure", [DotPanel("", "Overall validation accuracy (%)", dots)], title="Validation accuracy by setting",
+        caption="Every setting of each merging method; filled and marked: the best of a method. Bars are 95 % "
+        "bootstrap intervals over the validation problems.",
+        scale=scale,
+    )  # fmt: skip

@@ -1,0 +1,61 @@
+"""Rows of a table from a sweep's cells: the expected ones first and in their order, gaps marked, nothing shifted."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pipelines.report.table import Row
+
+Key = tuple[str, ...]
+
+
+def rows_by_key(
+    cells: Sequence[dict[str, Any]],
+    expected: Sequence[Key],
+    key_of: Callable[[dict[str, Any]], Key],
+    *,
+    baseline_of: Callable[[Key], Key | None],
+) -> list[Row]:
+    """A row a cell, under its key; a key that no cell has is a missing row.
+
+    Args:
+        cells: records, in any order.
+        expected: keys that must be there, in the table's order; others follow in the order of their cells.
+        key_of: a cell's key.
+        baseline_of: key of the row that a row of this key is compared with.
+    """
+    by_key: dict[Key, list[dict[str, Any]]] = {key: [] for key in expected}
+    for cell in cells:
+        key = key_of(cell)
+        # A cell that the sweep left out, with no row waiting for it, is no row at all.
+        if cell["status"] != "excluded" or key in by_key:
+            by_key.setdefault(key, []).append(cell)
+    rows = []
+    for key, group in by_key.items():
+        base = baseline_of(key)
+        repeated = base is not None and len(by_key.get(base, [])) > 1
+        for cell, suffix in zip(group, _suffixes(group), strict=True):
+            baseline = (base[0] + suffix, *base[1:]) if base and repeated else base
+            row = Row((key[0] + suffix, *key[1:]), cell["status"], one_line(cell.get("error")), baseline=baseline)
+            row.cell = cell
+            rows.append(row)
+        if not group:
+            rows.append(Row(key, "missing", "no cell of this sweep made it", baseline=base))
+    return rows
+
+
+def _suffixes(group: Sequence[dict[str, Any]]) -> list[str]:
+    """What tells cells of one row apart: the overrides that not all of them share."""
+    if len(group) < 2:
+        return [""] * len(group)
+    chosen = [list(cell.get("overrides") or []) for cell in group]
+    shared = set(chosen[0]).intersection(*chosen[1:])
+    texts = [", ".join(word for word in words if word not in shared) for words in chosen]
+    texts = [text or f"cell {i}" for i, text in enumerate(texts, 1)]
+    if len(set(texts)) < len(texts):
+        texts = [f"{text}, cell {i}" for i, text in enumerate(texts, 1)]
+    return [f" [{text}]" for text in texts]
+
+
+def one_line(error: Any) -> str:
+    """An error's text without its line breaks; empty for none."""
+    return " ".join(str(error).split()) if error else ""
