@@ -78,6 +78,11 @@ def _job(composed: DictConfig) -> None:
 
         calibrate_own(config)
         return
+    if config.experiment.dashboard:
+        from pipelines.dashboard import make_dashboard
+
+        make_dashboard(config)
+        return
     _run(config)
 
 

@@ -7,6 +7,7 @@ is a warning with its reason, never the end of an experiment. Names that runs lo
                                 before/routing_kl/*, before/mismatch/*, ...   of the same merge before calibration
                                 calibration/kl_before, calibration/kl_after, calibration/iterations, calibration/seconds
     x axis `cg_iteration`       cg_residual/layer_01, ...                     relative residual of conjugate gradients
+    config                      experiment_name, scale_name, method_name, harc: what runs are filtered by
     summary                     accuracy/<column>, accuracy_ci95/<column> (per cent), routing_kl, mismatch, ...
 """
 
@@ -67,6 +68,8 @@ def log_cell(tracker: TrackerConfig, cell: dict[str, Any]) -> str | None:
             "row": cell["row"],
             "experiment_name": cell["experiment"],
             "scale_name": cell["scale"],
+            "method_name": cell["merge"],
+            "harc": cell["row"].get("harc"),
             "versions": cell.get("versions") or {},
         },
     )
@@ -177,6 +180,11 @@ def summary(cell: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def mode_of(tracker: TrackerConfig) -> str:
+    """Online or offline (or another mode of wandb.init): the tracker's, else online where there is a WANDB_API_KEY."""
+    return tracker.mode or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+
+
 def _identity(cell: dict[str, Any]) -> str:
     """The same for the same cell of the same stages, whichever run of the program logs it."""
     stages = [stage["key"] for stage in cell.get("stages") or []]
@@ -204,7 +212,7 @@ def _with_run(tracker: TrackerConfig, write: Callable[[Any], None], *, what: str
 def _start(tracker: TrackerConfig, about: dict[str, Any]) -> Any:
     import wandb
 
-    mode: Any = tracker.mode or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+    mode: Any = mode_of(tracker)
     if mode == "online" and _offline_since:
         mode = "offline"
     directory = Path(tracker.directory).resolve()

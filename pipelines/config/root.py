@@ -78,6 +78,7 @@ class ExperimentConfig:
     beside: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     own_merge: bool = False
+    dashboard: bool = False
 
 
 @dataclass
