@@ -2,85 +2,154 @@
 
     python benchmarks/calibrate.py [--layers 2] [--hidden 2048] [--experts 64] [--tokens 20000] [--json FILE]
 
-Peak memory is resident memory above what the process holds before the calibration, sampled; it is set beside the
-features (hidden states and router inputs) and one layer's weights. Then a PROJECTION, not a measurement, to 16 and 48
-layers and 7000 samples a domain, linear in tokens and layers.
+The calibration runs in a process of its own. Its peak is the kernel's (VmHWM), less what was resident before: Python,
+libraries and the model without weights. It is set beside the features (hidden states and router inputs of all tokens)
+and one layer's weights; what each phase of a layer holds is sampled every 5 ms. Wall and CPU seconds; on a busy machine
+read the latter. Then a PROJECTION, not a measurement, to 16 and 48 layers and 7000 samples a domain: linear in layers
+and in tokens, which overstates the solve (building a preconditioner does not grow with them).
 """
 
 import argparse
 import json
-import resource
+import subprocess
+import sys
 import tempfile
 import threading
 import time
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-import psutil
 import torch
-from transformers import OlmoeConfig, OlmoeForCausalLM
 
-import harc
-from harc.tokens import TokenSequence
+SOURCES = ("math", "code")
+REAL_SAMPLES = 7000
 
 
 def main() -> None:
+    options = parse()
+    if options.child:
+        print(json.dumps(measure(options.child, options)))
+        return
+    with tempfile.TemporaryDirectory(prefix="bench-calibrate-", dir=options.scratch) as scratch:
+        make_models(Path(scratch), options)
+        command = [sys.executable, __file__, *sys.argv[1:], "--child", scratch]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    result = json.loads(done.stdout.splitlines()[-1])
+    show(result)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--hidden", type=int, default=2048)
     parser.add_argument("--width", type=int, default=1024, help="an expert's inner width")
     parser.add_argument("--experts", type=int, default=64)
+    parser.add_argument("--vocabulary", type=int, default=50304)
     parser.add_argument("--tokens", type=int, default=20000, help="a domain")
     parser.add_argument("--length", type=int, default=500, help="tokens a sample")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--scratch", type=Path)
+    parser.add_argument("--preconditioner", default="auto")
+    parser.add_argument("--memory-budget-gb", type=float)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--scratch", type=Path, help="where the checkpoints are made: about 6 GB")
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    import harc
+    from harc.resume import Progress
+    from harc.streaming import LayerStream
+    from harc.tokens import TokenSequence
+
     torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory(prefix="bench-calibrate-", dir=options.scratch) as scratch:
-        result = measure(Path(scratch), options)
-    print(json.dumps(result, indent=1))
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
-
-
-def measure(folder: Path, options: argparse.Namespace) -> dict:
-    paths = make_models(folder, options)
     generator = torch.Generator().manual_seed(0)
     count = options.tokens // options.length
     data = [
-        [TokenSequence(torch.randint(3, 1000, (options.length,), generator=generator), 0) for _ in range(count)]
-        for _ in range(2)
+        [
+            TokenSequence(torch.randint(3, options.vocabulary, (options.length,), generator=generator), 0)
+            for _ in range(count)
+        ]
+        for _ in SOURCES
     ]
-    cpu = time.process_time()
-    with PeakMemory() as memory:
-        report = harc.calibrate(paths[0], paths[1:], data, out=folder / "out", progress=False)
-    cpu = time.process_time() - cpu
+    routers = LayerStream(folder / "merged").routers
+    assert len(routers) == options.layers
+    before, cpu = resident("VmRSS"), time.process_time()
+    with Phases() as phases:
+        report = harc.calibrate(
+            folder / "merged",
+            [folder / name for name in SOURCES],
+            data,
+            out=folder / "out",
+            preconditioner=options.preconditioner,
+            memory_budget_gb=options.memory_budget_gb,
+            progress=False,
+        )
+    cpu, peak = time.process_time() - cpu, resident("VmHWM") - before
     tokens = sum(report.tokens)
-    features = 2 * tokens * options.hidden * 2
-    layer = 2 * (3 * options.experts * options.hidden * options.width + 4 * options.hidden**2)
-    a_layer = report.seconds / options.layers
-    samples = 2 * 7000 * options.length / tokens
+    states = tokens * options.hidden * 2
+    layer = 2 * (options.experts * (3 * options.width + 1) * options.hidden + 4 * options.hidden**2)
+    samples = len(SOURCES) * REAL_SAMPLES * options.length / tokens
+    kept = Progress(folder / "resume", "")
+    written = time.perf_counter()
+    kept.save_states(0, [torch.zeros(tokens, options.hidden, dtype=torch.bfloat16)], float("inf"))
+    written = time.perf_counter() - written
     return {
-        "settings": {key: value for key, value in vars(options).items() if key not in ("json", "scratch")},
+        "settings": {key: value for key, value in vars(options).items() if key not in ("json", "scratch", "child")},
         "tokens": tokens,
-        "seconds_a_layer": a_layer,
+        "seconds_a_layer": report.seconds / options.layers,
         "cpu_seconds_a_layer": cpu / options.layers,
+        "forward_seconds": [entry.forward_seconds for entry in report.layers],
         "solve_seconds": [entry.seconds for entry in report.layers],
+        "write_states_seconds": written,
         "iterations": [entry.iterations for entry in report.layers],
         "preconditioner": [entry.preconditioner for entry in report.layers],
         "residual": [entry.residual for entry in report.layers],
-        "peak_gb": memory.peak / 1e9,
-        "features_gb": features / 1e9,
+        "before_gb": before / 1e9,
+        "peak_gb": peak / 1e9,
+        "features_gb": 2 * states / 1e9,
         "layer_gb": layer / 1e9,
-        "beyond_features_and_layer": memory.peak / (features + layer) - 1,
-        "projection_16_layers_7000_samples_s": a_layer * 16 * samples,
-        "projection_48_layers_7000_samples_s": a_layer * 48 * samples,
+        "beyond_features_and_layer": peak / (2 * states + layer) - 1,
+        "phases_gb": {name: (most - before) / 1e9 for name, most in phases.most.items()},
+        "projection_seconds": {str(count): report.seconds / options.layers * count * samples for count in (16, 48)},
+        "projection_cpu_seconds": {str(count): cpu / options.layers * count * samples for count in (16, 48)},
     }
 
 
-def make_models(folder: Path, options: argparse.Namespace) -> list[Path]:
+def show(result: dict[str, Any]) -> None:
+    settings = result["settings"]
+    print(
+        f"{settings['layers']} layers, d {settings['hidden']}, {settings['experts']} experts, "
+        f"{result['tokens']} tokens, {settings['threads']} thread(s)\n"
+        f"a layer: {result['cpu_seconds_a_layer']:.0f} CPU s, {result['seconds_a_layer']:.0f} s on the clock"
+    )
+    for number, forward in enumerate(result["forward_seconds"]):
+        solve, residual = result["solve_seconds"][number], result["residual"][number]
+        how = f"{result['iterations'][number]} iterations, {result['preconditioner'][number]}, residual {residual:.1e}"
+        print(f"  layer {number}: forward {forward:.0f} s, solve {solve:.0f} s ({how})")
+    print(f"  writing the hidden states of all tokens, to resume from: {result['write_states_seconds']:.1f} s")
+    print(
+        f"peak memory {result['peak_gb']:.2f} GB: features {result['features_gb']:.2f}, one layer's weights "
+        f"{result['layer_gb']:.2f}, beyond them {100 * result['beyond_features_and_layer']:+.0f} % of both"
+    )
+    for name, most in result["phases_gb"].items():
+        print(f"  {name}: {most:.2f} GB")
+    for count, seconds in result["projection_cpu_seconds"].items():
+        print(f"PROJECTION to {count} layers, {REAL_SAMPLES} samples a domain: {seconds / 3600:.0f} CPU hours")
+
+
+def make_models(folder: Path, options: argparse.Namespace) -> None:
+    from transformers import OlmoeConfig, OlmoeForCausalLM
+    from transformers.utils import logging
+
+    import harc
+
+    logging.disable_progress_bar()
     config = OlmoeConfig(
-        vocab_size=1000,
+        vocab_size=options.vocabulary,
         hidden_size=options.hidden,
         intermediate_size=options.width,
         num_hidden_layers=options.layers,
@@ -94,26 +163,35 @@ def make_models(folder: Path, options: argparse.Namespace) -> list[Path]:
     )
     torch.manual_seed(0)
     model = OlmoeForCausalLM(config).to(torch.bfloat16)
-    paths = [folder / name for name in ("merged", "math", "code")]
     routers = [router.weight for router in harc.find_routers(model).values()]
     for weight in routers:
         weight.data.normal_(std=2 / options.hidden**0.5)
     merged = [weight.data.clone() for weight in routers]
-    for path, noise in zip(paths, (0.0, 0.2, 0.2), strict=True):
+    for name, noise in (("merged", 0.0), *((source, 0.2) for source in SOURCES)):
         for weight, kept in zip(routers, merged, strict=True):
             weight.data = kept + noise * kept.std() * torch.randn(kept.shape).to(kept.dtype)
-        model.save_pretrained(path)
-    return paths
+        model.save_pretrained(folder / name)
 
 
-class PeakMemory:
-    """The most resident memory above the start's, sampled every 20 ms, and by the kernel where it is higher."""
+class Phases:
+    """The most resident memory of each phase of a calibration; phases are told by what the calibration calls."""
 
-    def __enter__(self) -> "PeakMemory":
-        self._process = psutil.Process()
-        self._before = self._process.memory_info().rss
-        self._kernel = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        self._most = self._before
+    def __enter__(self) -> "Phases":
+        from harc.streaming import LayerStream
+
+        module = import_module("harc.calibrate")
+        loaded, fit = LayerStream.loaded, module.fit_router
+
+        def phase_of_loaded(stream: Any, layer: int | None, part: str = "layer") -> Any:
+            self.phase = "embeddings" if layer is None else {"layer": "whole layer"}.get(part, part)
+            return loaded(stream, layer, part)
+
+        def phase_of_fit(*args: Any, **options: Any) -> Any:
+            self.phase = "solve"
+            return fit(*args, **options)
+
+        LayerStream.loaded, module.fit_router = phase_of_loaded, phase_of_fit  # type: ignore[method-assign]
+        self.phase, self.most = "start", {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -122,14 +200,19 @@ class PeakMemory:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        kernel = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        if kernel > self._kernel:  # the peak was inside the block
-            self._most = max(self._most, kernel * 1024)
-        self.peak = self._most - self._before
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.02):
-            self._most = max(self._most, self._process.memory_info().rss)
+        while not self._stop.wait(0.005):
+            phase = self.phase
+            self.most[phase] = max(self.most.get(phase, 0), resident("VmRSS"))
+
+
+def resident(which: str) -> int:
+    """VmRSS (now) or VmHWM (the most so far) of this process, in bytes."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{which}:"):
+            return int(line.split()[1]) * 1024
+    raise SystemExit("this benchmark reads /proc/self/status: it needs Linux")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_models import EVERY_KIND, random_model, text
 from transformers import AutoModelForCausalLM
 
@@ -73,11 +74,30 @@ def test_a_checkpoint_without_a_layer_tensor_is_named(tmp_path) -> None:
         pass
 
 
-def test_store_maps_files_beyond_its_budget(tmp_path) -> None:
-    store = Store(budget_gb=1e-6, folder=tmp_path)
-    inside, beyond = store.empty(10, 10, torch.float32), store.empty(100, 10, torch.bfloat16)
-    beyond.fill_(2)
-    assert inside.shape == (10, 10)
-    assert beyond.dtype == torch.bfloat16
-    assert float(beyond.float().sum()) == 2000
-    assert list(tmp_path.iterdir()) == []
+def test_a_checkpoint_without_an_experts_tensor_is_named(tmp_path) -> None:
+    model = random_model("olmoe")
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    state = load_file(file)
+    del state["model.layers.1.mlp.experts.5.up_proj.weight"]
+    save_file(state, file, metadata={"format": "pt"})
+    stream = LayerStream(tmp_path)
+    with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.experts\.gate_up_proj.*8 of.*7 of"), stream.loaded(1):
+        pass
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_parts_of_a_layer_make_up_the_layer(kind, tmp_path) -> None:
+    random_model(kind).save_pretrained(tmp_path)
+    stream = LayerStream(tmp_path)
+    state = dict(AutoModelForCausalLM.from_pretrained(tmp_path).state_dict())
+    for layer in stream.routers:
+        names = {}
+        for part in ("layer", "attention", "moe"):
+            with stream.loaded(layer, part) as tensors:
+                names[part] = set(tensors)
+                assert all(torch.equal(tensor, state[name]) for name, tensor in tensors.items())
+            assert tensors == {}  # nobody holds its memory any longer
+        assert names["attention"] | names["moe"] == names["layer"]
+        assert not names["attention"] & names["moe"]
+        assert stream.routers[layer].name + ".weight" in names["moe"]
