@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -95,8 +96,10 @@ def heading(experiment: str, title: str, scale: str) -> str:
 
 
 def _numbered(name: str) -> str:
-    kind, number = name.rstrip("0123456789"), name[len(name.rstrip("0123456789")) :]
-    return f"{kind.capitalize()} {number}" if kind == "table" and number else name.replace("_", " ").capitalize()
+    found = re.fullmatch(r"(table|fig)(\d+[a-z]?)", name)
+    if found:
+        return f"{'Table' if found[1] == 'table' else 'Figure'} {found[2]}"
+    return name.replace("_", " ").capitalize()
 
 
 def _summary(experiment: str, scale: str, title: str, content: Content, cells: Sequence[dict[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from pipelines.report.dots import Dot, Level
+from pipelines.report.rows import method_label
 from pipelines.report.table import Column, Row, Table
 
 LAYER_KEYS = [
@@ -15,7 +16,7 @@ LAYER_KEYS = [
 
 def method_of(row: Row | None, default: str = "WUDI-Merging") -> str:
     """The merging method of a row, whatever its key says: it decides the colour."""
-    return row.cell["row"]["method"] if row is not None and row.cell else default
+    return method_label(row.cell) if row is not None and row.cell else default
 
 
 def dot_of(

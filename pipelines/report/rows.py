@@ -56,6 +56,11 @@ def _suffixes(group: Sequence[dict[str, Any]]) -> list[str]:
     return [f" [{text}]" for text in texts]
 
 
+def method_label(cell: dict[str, Any]) -> str:
+    """The merging method's own label: a row's name also says what was swapped or tuned after merging."""
+    return cell["config"]["merge"]["label"]
+
+
 def one_line(error: Any) -> str:
     """An error's text without its line breaks; empty for none."""
     return " ".join(str(error).split()) if error else ""

@@ -87,18 +87,24 @@ def draw_png(picture: Picture) -> bytes:
 
 
 def themed_svg(picture: Picture, svg: str) -> str:
-    """A drawn figure as an element of a page: no outside names, the page's colours, a tooltip on each named mark."""
+    """A drawn figure as an element of a page: the page's colours, and a tooltip on each named mark."""
+    text = theme(svg, picture.name)
+    for mark, tip in picture.tips.items():
+        opening = f'<g id="{picture.name}-{mark}">'
+        text = text.replace(opening, f"{opening}<title>{html.escape(tip)}</title>", 1)
+    label = html.escape(f"{picture.title}. {picture.caption}", quote=True)
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+
+
+def theme(svg: str, prefix: str) -> str:
+    """A drawn SVG file as an element of a page: no outside names, ids with a prefix, the page's colours, any width."""
     text = re.sub(r"^.*?(?=<svg)", "", svg, flags=re.DOTALL)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
     # A picture's ids must not meet another's on the same page.
-    text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{picture.name}-", text)
+    text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
     for value, name in _THEME.items():
         text = text.replace(value, f"var({name})")
-    for mark, tip in picture.tips.items():
-        opening = f'<g id="{picture.name}-{mark}">'
-        text = text.replace(opening, f"{opening}<title>{html.escape(tip)}</title>", 1)
     width = float(re.findall(r'width="([\d.]+)pt"', text)[0])
-    label = html.escape(f"{picture.title}. {picture.caption}", quote=True)
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
-    return text.replace("<svg", f'<svg role="img" aria-label="{label}" style="--w:{width:.0f}"', 1)
+    return text.replace("<svg", f'<svg style="--w:{width:.0f}"', 1)

@@ -12,6 +12,7 @@ from pipelines.report.measured import contrast, difference, fill_gains
 from pipelines.report.merging import notes
 from pipelines.report.points import level_of
 from pipelines.report.registry import Content, Fact, Finding, Sweep, report
+from pipelines.report.rows import method_label
 from pipelines.report.rules import by_flatness, by_sign
 from pipelines.report.style import Picture
 from pipelines.report.table import Column, Row, Table
@@ -68,7 +69,7 @@ def _tables(sweep: Sweep) -> tuple[Table, Table]:
 
 
 def _key(cell: dict[str, Any]) -> tuple[str, ...]:
-    method, data = cell["row"]["method"], cell["config"]["calibration_data"]
+    method, data = method_label(cell), cell["config"]["calibration_data"]
     if cell["calibrate"] == "none":
         return (method, "0", "")
     return (method, f"{100 * data['fraction']:g}", "" if data["fraction"] == 1 else str(data["seed"]))

@@ -88,7 +88,7 @@ def _by_layer(rows: list[Row], scale: str) -> Picture:
         series = []
         for row in rows:
             values = by_domain(row, "shift").get(domain, [])
-            series.append(Series(row.key[0], row.key[0], range(1, len(values) + 1), values))
+            series.append(Series(row.key[0], row.key[0], range(1, len(values) + 1), values, dashed=row is rows[0]))
         panels.append(LinePanel(domain.capitalize(), "MoE layer", series, whole=True))
     return lines_plot(
         "figure", panels, title="Relative logit shift by layer", axis="relative logit shift", zero=True, scale=scale,
@@ -105,7 +105,8 @@ def _histogram(rows: list[Row], scale: str) -> Picture:
             edges = bins["edges"] if bins else []
             shares = [100 * share for share in bins["shares"]] if bins else []
             # The last edge closes the last bin.
-            series.append(Series(row.key[0], row.key[0], edges, [*shares, *shares[-1:]], step=True))
+            series.append(Series(row.key[0], row.key[0], edges, [*shares, *shares[-1:]], step=True,
+                                 dashed=row is rows[0]))  # fmt: skip
         panels.append(LinePanel(domain.capitalize(), "relative logit shift", series))
     return lines_plot(
         "figure_histogram", panels, title="Histogram of relative logit shifts", axis="tokens × layers (%)", zero=True,

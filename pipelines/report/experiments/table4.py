@@ -10,6 +10,7 @@ from pipelines.report.lines import LinePanel, Series, lines_plot
 from pipelines.report.measured import MEASURES, difference
 from pipelines.report.merging import notes
 from pipelines.report.paper import paper_values, published
+from pipelines.report.points import method_of
 from pipelines.report.registry import Content, Fact, Finding, Sweep, report
 from pipelines.report.rules import by_order, by_sign
 from pipelines.report.style import Picture
@@ -106,7 +107,7 @@ def _picture(table: Table, scale: str) -> Picture:
     rows.sort(key=lambda row: int(row.key[0].split()[1]))
     values = [row.values.get("overall") for row in rows]
     halves = [row.ci95.get("overall", 0.0) for row in rows]
-    method = next((row.cell["row"]["method"] for row in table.rows if row.cell), "WUDI-Merging")
+    method = method_of(base)
     series = Series(
         f"{method} + HARC", method, [int(row.key[0].split()[1]) for row in rows], values,
         [None if value is None else value - half for value, half in zip(values, halves, strict=True)],

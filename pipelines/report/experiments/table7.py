@@ -9,6 +9,7 @@ from pipelines.report.merging import notes
 from pipelines.report.paper import paper_values, published
 from pipelines.report.points import dot_of
 from pipelines.report.registry import Content, Fact, Finding, Sweep, report
+from pipelines.report.rows import method_label
 from pipelines.report.rules import by_order, by_sign, change
 from pipelines.report.style import Picture
 from pipelines.report.table import Column, Table
@@ -40,7 +41,7 @@ def table7(sweep: Sweep) -> Content:
 
 def _key(cell: dict[str, Any]) -> tuple[str, ...]:
     steps = ["HARC"] * (cell["calibrate"] != "none") + ["SFT"] * bool(cell.get("sft"))
-    return cell["row"]["method"], "+".join(steps) or "merged"
+    return method_label(cell), "+".join(steps) or "merged"
 
 
 def _picture(table: Table, scale: str) -> Picture:
