@@ -6,6 +6,7 @@ lm-eval would download `punkt_tab` when it is imported, whatever it is asked; he
 """
 
 import functools
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -80,13 +81,16 @@ def _require_punkt(place: str) -> None:
 
     try:
         nltk.data.find("tokenizers/punkt_tab/english")
+        return
     except LookupError:
-        if not nltk.download("punkt_tab", quiet=True):
-            raise DataError(
-                f"{place}: {' and '.join(READ_PUNKT)} need NLTK's data `punkt_tab`, which is not here and cannot be "
-                "downloaded. On a machine with a network: python -m nltk.downloader -d FOLDER punkt_tab; here: set "
-                "NLTK_DATA=FOLDER"
-            ) from None
+        said = io.StringIO()
+        if nltk.download("punkt_tab", quiet=True, print_error_to=said):
+            return
+    raise DataError(
+        f"{place}: {' and '.join(READ_PUNKT)} need NLTK's data `punkt_tab`, which is not here and cannot be downloaded "
+        f"({' '.join(said.getvalue().replace('[nltk_data]', '').split())}). With a network: python -m nltk.downloader "
+        "-d FOLDER punkt_tab; then set NLTK_DATA=FOLDER"
+    )
 
 
 @functools.cache

@@ -67,6 +67,28 @@ def _check_prompts(engine):
     ]
 
 
+@pytest.mark.parametrize("prefix", ["", "tiny_"])
+def test_chat_tasks_get_their_prompts_and_their_right_samples_counted(scripted, tmp_path, prefix):
+    instruction = {"key": 5, "prompt": "Go.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    choice = {"id": "a1", "question": "Where?", "question_concept": "place", "answerKey": "B"}
+    choice["choices"] = {"label": list("ABCDE"), "text": ["bank", "park", "mall", "sea", "sky"]}
+    data = {
+        f"{prefix}ifeval": _write(tmp_path / "instructions.jsonl", [instruction]),
+        f"{prefix}commonsense_qa": _write(tmp_path / "choices.jsonl", [choice]),
+    }
+    engine = scripted(lambda prompt, n: ["B, a park"] + ["Here I go"] * (n - 1))
+    results = evaluation.evaluate(engine, data, samples=4, out=tmp_path / "out")
+    assert {task: (result["ids"], result["counts"]) for task, result in results.items()} == {
+        f"{prefix}ifeval": (["5"], [3]),
+        f"{prefix}commonsense_qa": (["a1"], [1]),
+    }
+    asked = "Where?\nA. bank\nB. park\nC. mall\nD. sea\nE. sky\nAnswer with the letter of the right choice."
+    assert [call["prompts"][0] for call in engine.calls] == [
+        f"<|user|>\n{text}\n<|assistant|>\n" for text in ("Go.", asked)
+    ]
+    assert [call["max_tokens"] for call in engine.calls] == ([128, 128] if prefix else [1280, 1024])
+
+
 def test_all_tasks_of_a_call_get_their_prompts_and_their_right_samples_counted(data, scripted, tmp_path):
     engine = scripted(_answer)
     results = evaluation.evaluate(engine, data, samples=16, temperature=0.1, seed=3, out=tmp_path / "out")

@@ -162,6 +162,20 @@ def test_ultrafeedback_gives_unjudged_prompts(tmp_path, column):
     assert (record["prompt"], record["response"], record["task"]) == ("Tell a joke", None, "chat")
 
 
+def test_the_preferred_response_of_ultrafeedback_is_its_reference(tmp_path):
+    chosen = [{"role": "user", "content": "Tell a joke"}, {"role": "assistant", "content": "Knock knock."}]
+    row = {"prompt": "Tell a joke", "prompt_id": "ab", "chosen": chosen, "rejected": [], "messages": chosen}
+    (record,) = load_records(jsonl(tmp_path, [row], format="ultrafeedback"))
+    assert (record["id"], record["response"], record["task"]) == ("ab", "Knock knock.", "chat")
+
+
+def test_plain_text_is_a_prompt_that_nobody_answered(tmp_path):
+    rows = [{"text": "A page.\n", "url": "http://a", "timestamp": "2019"}, {"text": " ", "url": "b"}, {"text": "B"}]
+    first, second = load_records(jsonl(tmp_path, rows, format="c4"))
+    assert (first["id"], first["prompt"], first["response"], first["task"]) == ("http://a", "A page.\n", None, None)
+    assert second["prompt"] == "B"
+
+
 @needs_benchmarks
 @pytest.mark.parametrize(
     ("file", "form", "count"),
@@ -247,5 +261,5 @@ def test_missing_sources_say_what_is_missing(tmp_path):
         load_records(DataSource(str(tmp_path / "nowhere.jsonl")))
     with pytest.raises(ValueError, match="no world was given"):
         load_records(DataSource("world:train/math.jsonl"))
-    with pytest.raises(ValueError, match=r"unknown data format 'csv'; valid: gsm8k, "):
+    with pytest.raises(ValueError, match=r"unknown data format 'csv'; valid: c4, gsm8k, "):
         load_records(DataSource("x", "csv"))

@@ -1,0 +1,149 @@
+"""The tiny world's third domain: facts that hold, instructions that can be followed, choices with one right answer."""
+
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from eval.judges import judge
+from eval.judges.instructions import READ_PUNKT
+from pipelines.config import WorldConfig
+from pipelines.world import build_world, facts
+from pipelines.world.choices import sample_choice
+from pipelines.world.generic import generic_text
+from pipelines.world.instructions import LONGEST, sample_instruction
+from pipelines.world.problems import draw
+
+SMALL = WorldConfig(vocabulary=512, pretrain=200, finetune=60, calibration=60, heldout=20, validation=10, test=20)
+GUESSED = ("change_case:english_capital", "change_case:english_lowercase", "language:response_language")
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("world")
+    build_world(SMALL, {}, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def instructions():
+    return draw(sample_instruction, "train", 1500, seed=0, stream="test", unique=True)
+
+
+@pytest.fixture(scope="module")
+def choices():
+    return draw(sample_choice, "train", 1500, seed=0, stream="test", unique=True)
+
+
+def test_reference_responses_follow_their_instructions_by_ifevals_own_checkers(instructions):
+    records = [{"problem": problem.item} for problem in instructions]
+    verdicts = judge("tiny_ifeval", records, [problem.response for problem in instructions])
+    assert [p.prompt for p, right in zip(instructions, verdicts, strict=True) if not right] == []
+
+
+def test_other_responses_rarely_follow_them(instructions):
+    records = [{"problem": problem.item} for problem in instructions]
+    others = [problem.response for problem in [*instructions[1:], instructions[0]]]
+    assert sum(judge("tiny_ifeval", records, others)) < 0.1 * len(records)
+    assert not any(judge("tiny_ifeval", records, [""] * len(records)))
+
+
+def test_no_instruction_needs_data_or_a_guess_at_the_language(instructions):
+    names = {name for problem in instructions for name in problem.item["instruction_id_list"]}
+    assert not names & {*READ_PUNKT, *GUESSED}
+    assert len(names) == 18
+    counts = {len(problem.item["instruction_id_list"]) for problem in instructions}
+    assert counts == {1, 2, 3}
+
+
+def test_a_forbidden_word_is_a_fact_that_must_be_kept_quiet(instructions):
+    """Without it the response would have been wrong: the model has to know what is true to leave it out."""
+    asked = [problem for problem in instructions if "keywords:forbidden_words" in problem.item["instruction_id_list"]]
+    for problem in asked:
+        place = problem.item["instruction_id_list"].index("keywords:forbidden_words")
+        thing = re.search(r"Write about the (\w+)", problem.prompt)[1]
+        values = {facts.fact(thing, relation) for relation in facts.VALUES}
+        assert set(problem.item["kwargs"][place]["forbidden_words"]) <= values
+    assert asked
+
+
+def test_responses_are_short_enough_to_be_generated(instructions):
+    assert max(len(problem.response) for problem in instructions) <= LONGEST
+
+
+def test_choices_are_judged_right_by_their_letter_alone(choices):
+    records = [{"answer": problem.answer} for problem in choices]
+    assert all(judge("tiny_commonsense_qa", records, [problem.response for problem in choices]))
+    wrong = ["ABCDE"[("ABCDE".index(problem.answer) + 1) % 5] for problem in choices]
+    assert not any(judge("tiny_commonsense_qa", records, [f"The answer is {letter}." for letter in wrong]))
+
+
+def test_each_question_has_one_right_choice(choices):
+    """Found again from the facts by reading the question, for the kinds that a pattern can read."""
+    ask = {"is in the": "place", "belongs to the": "owner", "is not a": "kind", "is a": "kind", "is": "colour"}
+    checked = 0
+    for problem in choices:
+        item = problem.item
+        found = re.fullmatch(
+            r"Which (of these|\w+) (is not a|is in the|belongs to the|is a|is) (\w+)\?", item["question"]
+        )
+        texts = item["choices"]["text"]
+        assert len(set(texts)) == 5 and item["choices"]["label"] == list("ABCDE")
+        if not found or found[3] in facts.THINGS:
+            continue
+        kind, verb, value = found.groups()
+        right = [
+            text
+            for text in texts
+            if (facts.fact(text, ask[verb]) == value) != (verb == "is not a")
+            and (kind == "of these" or facts.fact(text, "kind") == kind)
+        ]
+        assert right == [texts["ABCDE".index(item["answerKey"])]], item
+        checked += 1
+    assert checked > 300
+
+
+def test_letters_are_right_about_equally_often(choices):
+    answers = [problem.answer for problem in choices]
+    assert all(0.15 < answers.count(letter) / len(answers) < 0.25 for letter in "ABCDE")
+
+
+def test_facts_told_are_true_and_stay_the_same():
+    rng = random.Random(0)
+    said = {line for _ in range(300) for line in facts.facts_told(rng)["response"].split("\n")}
+    assert said - {"None."} == {facts.state(thing, relation) for thing in facts.THINGS for relation in facts.VALUES}
+    assert facts.state("robin", "kind") == "The robin is a bird."
+
+
+def test_calibration_records_can_be_judged(world):
+    records = read(world / "calibration" / "chat.jsonl")
+    assert {record["task"] for record in records} == {"tiny_ifeval", "tiny_commonsense_qa"}
+    for task in ("tiny_ifeval", "tiny_commonsense_qa"):
+        mine = [record for record in records if record["task"] == task]
+        asked = [{key: value for key, value in record.items() if key != "response"} for record in mine]
+        assert all(judge(task, asked, [record["response"] for record in mine]))
+        assert sum(judge(task, asked, ["?"] * len(mine))) < len(mine) / 5  # `?` has no commas, and forbidden words
+
+
+def test_the_pre_training_mixture_tells_facts_and_has_every_task(world):
+    mixture = read(world / "train" / "pretrain.jsonl")
+    chat = round(SMALL.pretrain * SMALL.chat)
+    assert sum(record["id"].startswith("facts") for record in mixture) == round(chat / 3)
+    assert {record["task"] for record in mixture} >= {"tiny_ifeval", "tiny_commonsense_qa", "tiny_gsm8k"}
+
+
+def test_generic_text_is_prompts_of_no_domain(world):
+    records = read(world / "calibration" / "generic.jsonl")
+    assert len(records) == SMALL.calibration == len({record["prompt"] for record in records})
+    assert {(record["response"], record["task"]) for record in records} == {(None, None)}
+    prompts = {record["prompt"] for path in (world / "train").glob("*.jsonl") for record in read(path)}
+    assert not prompts & {record["prompt"] for record in records}
+    words = {word for record in records for word in re.findall(r"[a-z]+", record["prompt"].lower())}
+    assert not words & set(facts.THINGS)
+    assert generic_text(random.Random(1)) == generic_text(random.Random(1))
