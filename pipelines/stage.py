@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ class Node:
     inputs: dict[str, "Node"] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Twelve hexadecimal digits that stand for everything the result depends on."""
         identity = {

@@ -1,5 +1,7 @@
 """Composition: every experiment, scale and option makes a chain; shared work has one key."""
 
+import functools
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -8,7 +10,8 @@ from omegaconf import OmegaConf
 from harc.merge.driver import find_method
 from pipelines import schema
 from pipelines.cell import excluded
-from pipelines.chain import cell_of
+from pipelines.cells import compose_cell, expand
+from pipelines.chain import cell_of, row_of
 from pipelines.cli import CONF, refuse_unknown_keys
 from pipelines.config import Config
 
@@ -92,7 +95,7 @@ def test_individual_measures_each_source_on_its_own_domain():
         ["tiny_gsm8k", "tiny_math500"],
         ["tiny_humaneval_plus", "tiny_mbpp_plus"],
     ]
-    assert cell.row == {"method": "Individual", "harc": "no"} and cell.diagnosed is None
+    assert row_of(cell.config) == {"method": "Individual", "harc": "no"} and cell.diagnosed is None
 
 
 def test_table1_leaves_out_the_calibrated_individual_models():
@@ -110,9 +113,13 @@ def test_a_users_checkpoint_replaces_the_fine_tuning(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["domains=[math,cats]"], "no domain 'cats'; it has code, math"),
+        (["domains=[math,cats]"], "no domain 'cats'; it has chat, code, math"),
         (["domains=[math]"], "at least two domains"),
-        (["merge=individual", "calibrate=harc"], "nothing to calibrate"),
+        (["merge=individual", "calibrate=harc"], "no merged model: leave out calibrate"),
+        (["merge=individual", "calibrate=none", "swap=source"], "no merged model: leave out swap"),
+        (["swap=source"], "swap=source replaces the routers: use it with calibrate=none"),
+        (["larger=true", "scale.larger=null"], "scale tiny has no larger architecture"),
+        (["merge=individual", "calibrate=none", "evaluate.tasks=[]"], "nothing to measure"),
         (["evaluate.tasks=[gsm9k]"], "unknown gsm9k; valid are gsm8k"),
         (["scale.base=./nowhere"], "./nowhere: no such file or folder"),
         (["scale.domains.math.checkpoint=/nowhere/at/all"], "/nowhere/at/all: no such file"),
@@ -121,6 +128,75 @@ def test_a_users_checkpoint_replaces_the_fine_tuning(tmp_path):
 def test_what_makes_no_sense_is_refused_before_anything_runs(overrides, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         cell_of(composed(*overrides))
+
+
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+ONE_JOB = {"calibrate", "dashboard", "paper"}
+
+
+@functools.cache
+def cells_of(experiment: str, scale: str) -> list[Config]:
+    """Every cell of an experiment that is a row, composed as Hydra's jobs compose it."""
+    chosen = [f"+experiment={experiment}", f"scale={scale}"]
+    sweep = compose("config", overrides=chosen, return_hydra_config=True)
+    params = OmegaConf.to_container(sweep.hydra.sweeper.params, resolve=True)
+    lines = list(sweep.experiment.cells) or [" ".join(f"{key}={value}" for key, value in params.items())]
+    assert not sweep.experiment.cells or params["experiment.cell"].endswith(str(len(expand(lines)) - 1))
+    cells = [OmegaConf.to_object(compose("config", overrides=[*chosen, *own])) for own in expand(lines)]
+    return [cell for cell in cells if not excluded(cell)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name not in ONE_JOB])
+def test_every_experiment_composes_at_every_scale(experiment, scale):
+    cells = cells_of(experiment, scale)
+    assert len(cells) >= 2
+    for config in cells:
+        if experiment == "grid" and scale != "tiny":
+            with pytest.raises(ValueError, match="no validation problems for gsm8k: set scale.domains.math.validation"):
+                cell_of(config)
+        else:
+            assert cell_of(config).nodes()
+    if (experiment, scale) in {("table1", "qwen3"), ("table5", "qwen3"), ("table7", "qwen3")}:
+        assert "regmean" not in {config.merge.method for config in cells}
+
+
+def test_the_paper_runs_every_table_and_figure():
+    runs = composed("+experiment=paper").experiment.runs
+    assert sorted(runs) == sorted(set(EXPERIMENTS) - ONE_JOB - {"grid", "world"})
+
+
+def test_table6_trains_the_larger_architecture_and_no_regmean():
+    cells = cells_of("table6", "tiny")
+    assert {config.merge.method for config in cells} == {"individual", "average", "ties", "dare", "wudi", "fisher"}
+    (pretrained,) = {node.key: node for config in cells for node in cell_of(config).nodes()
+                     if node.stage == "pretrain"}.values()  # fmt: skip
+    assert pretrained.config.architecture.model_type == "qwen3_moe" and pretrained.label == "tiny-qwen3_moe"
+
+
+@pytest.mark.slow
+def test_experiments_share_the_stages_of_table1():
+    def evaluations(experiment: str) -> set[str]:
+        nodes = [node for config in cells_of(experiment, "tiny") for node in cell_of(config).nodes()]
+        return {node.key for node in nodes if node.stage == "evaluate"}
+
+    table1 = evaluations("table1")
+    new = {name: len(evaluations(name) - table1) for name in ("table4", "table7", "fig1", "fig3a", "fig3c", "fig4a")}
+    # table4: last quarter and half; table7: four tunings; fig1: two swaps a domain; fig3a: two; fig3c: four
+    assert new == {"table4": 2, "table7": 4, "fig1": 4, "fig3a": 2, "fig3c": 4, "fig4a": 0}
+
+
+def test_the_amount_of_calibration_data_is_harcs_alone():
+    whole, some = composed("merge=regmean"), composed("merge=regmean", "calibration_data.fraction=0.5")
+    assert keys(whole, "merge") == keys(some, "merge") and keys(whole, "calibrate") != keys(some, "calibrate")
+
+
+def test_a_cells_line_wins_over_the_groups_and_the_users_options_stay():
+    lines = ["calibrate=none", "calibrate=harc calibrate.alpha=0.1,0.3 calibrate.beta=null,10"]
+    assert [len(words) for words in expand(lines)] == [1, 3, 3, 3, 3]
+    assert expand(lines)[3] == ["calibrate=harc", "calibrate.alpha=0.3", "calibrate.beta=null"]
+    assert compose_cell(compose("config")).experiment.cell is None
 
 
 def test_a_key_appended_to_a_typed_group_is_refused():
