@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import wandb
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 from omegaconf import OmegaConf
 
-from pipelines.config import Config, ExperimentConfig, TrackerConfig
+from pipelines.config import Config, ExperimentConfig
 from pipelines.report.accuracy import Layout
 from pipelines.tracking import CALIBRATION, MEASURES, mode_of
 
@@ -57,8 +58,8 @@ def make_dashboard(config: Config) -> Path:
     domains = {name: list(domain.tasks) for name, domain in config.scale.domains.items()}
     workspace = build_workspace(tracker.entity or "", tracker.project, domains, read_choices(CONF))
     path = Path(config.outputs) / "dashboard" / "workspace.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(workspace._spec, indent=1) + "\n", encoding="utf-8")
+    _continue_view(workspace, path)
+    _write(workspace, path)
     if tracker.kind == "none" or mode_of(tracker) != "online":
         why = "tracker=none" if tracker.kind == "none" else "the tracker is offline"
         log.warning(
@@ -66,7 +67,7 @@ def make_dashboard(config: Config) -> Path:
             path, why,
         )  # fmt: skip
         return path
-    log.info("%s is published at %s", path, _publish(workspace, tracker, path))
+    log.info("%s is published at %s", path, _publish(workspace, tracker.project, path))
     return path
 
 
@@ -92,11 +93,11 @@ def build_workspace(entity: str, project: str, domains: dict[str, list[str]], ch
         sections=sections,
         settings=ws.WorkspaceSettings(max_runs=_RUNS),
         runset_settings=ws.RunsetSettings(
-            filters=[
+            filters=ws.And(
                 ws.Config("experiment_name").isin(list(choices.experiments)),
                 ws.Config("scale_name").isin(list(choices.scales)),
                 ws.Config("method_name").isin(list(choices.methods)),
-            ],
+            ),
             # Not grouped: W&B averages a group's lines, and runs of two scales are never averaged.
             order=[ws.Ordering(ws.Config(key), ascending=True) for key in _TABLE],
             pinned_columns=[*(f"config:{key}" for key in _TABLE), *(f"summary:{key}" for key in _NUMBERS)],
@@ -175,16 +176,31 @@ def _accuracies(columns: list[str]) -> list[wr.BarPlot]:
     ]
 
 
-def _publish(workspace: ws.Workspace, tracker: TrackerConfig, path: Path) -> str:
-    import wandb
+def _continue_view(workspace: ws.Workspace, path: Path) -> None:
+    """Makes it the view that was published from this file before, so that publishing replaces it."""
+    if not path.exists():
+        return
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    if earlier["project"] == workspace.project and workspace.entity in ("", earlier["entity"]):
+        workspace.entity = earlier["entity"]
+        workspace._internal_name, workspace._internal_id = earlier["name"], earlier["id"]
 
+
+def _write(workspace: ws.Workspace, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(workspace._spec, indent=1) + "\n", encoding="utf-8")
+
+
+def _publish(workspace: ws.Workspace, project: str, path: Path) -> str:
     try:
-        if not tracker.entity:
+        if not workspace.entity:
             workspace.entity = wandb.Api().default_entity or ""
-        return workspace.save().url
+        workspace.save()
+        _write(workspace, path)
+        return workspace.url
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RuntimeError(
-            f"{path} holds the workspace, but W&B did not take it for project {tracker.project}: {reason} "
-            "(a run of the project must be there: wandb sync; WANDB_API_KEY and tracker.entity say whose it is)"
+            f"{path} holds the workspace, but W&B did not take it for project {project}: {reason} "
+            "(WANDB_API_KEY and tracker.entity say whose project it is; without that file a new view is made)"
         ) from error
