@@ -8,11 +8,10 @@ is made of facts of the world and follows all of them.
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 from pipelines.world.facts import THINGS, VALUES, fact, state
 from pipelines.world.problems import Problem, zipf
+from pipelines.world.request import Request
 
 ENDINGS = ("Any other questions?", "I hope this helps.", "That is all for now.", "Have a nice day.")
 PLACEHOLDERS = ("name", "date", "city", "time")
@@ -20,54 +19,7 @@ LETTERS = "qxz"
 LONGEST = 240  # characters of a response, about 110 tokens
 
 
-@dataclass
-class _Request:
-    """A request and its response, being composed."""
-
-    rng: random.Random
-    things: list[str]
-    instructions: list[tuple[str, dict[str, Any], str]] = field(default_factory=list)
-    commas: bool = True
-    quoted: bool = False
-    highlighted: int = 0
-    left_out: set[str] = field(default_factory=set)
-    before: list[str] = field(default_factory=list)
-    body: list[str] | None = None
-    after: list[str] = field(default_factory=list)
-
-    @property
-    def subject(self) -> str:
-        return " and ".join(f"the {thing}" for thing in self.things)
-
-    @property
-    def task(self) -> str:
-        return f"Write about {self.subject}."
-
-    def ask(self, name: str, *phrasings: str, **arguments: Any) -> None:
-        """Adds an instruction of IFEval, its arguments, and how it is said."""
-        self.instructions.append((name, arguments, self.rng.choice(phrasings)))
-
-    def sentences(self) -> list[str]:
-        """All that may be said about the things."""
-        said = [
-            state(thing, relation)
-            for thing in self.things
-            for relation in VALUES
-            if fact(thing, relation) not in self.left_out
-        ]
-        return [f"Well, {said[0][0].lower()}{said[0][1:]}", *said[1:]] if self.commas else said
-
-    def response(self) -> str:
-        body = self.sentences()[:2] if self.body is None else self.body
-        for _ in range(self.highlighted):
-            place = next(i for i, line in enumerate(body) if "*" not in line)
-            start, _, last = body[place].rpartition(" ")
-            body = [*body[:place], f"{start} *{last[:-1]}*.", *body[place + 1 :]]
-        text = "\n".join([*self.before, *body, *self.after])
-        return f'"{text}"' if self.quoted else text
-
-
-def _bullets(request: _Request) -> None:
+def _bullets(request: Request) -> None:
     sentences = request.sentences()
     n = request.rng.randint(1, min(6, len(sentences)))
     request.ask(
@@ -79,7 +31,7 @@ def _bullets(request: _Request) -> None:
     request.body = [f"* {sentence}" for sentence in sentences[:n]]
 
 
-def _paragraphs(request: _Request) -> None:
+def _paragraphs(request: Request) -> None:
     sentences = request.sentences()
     n = request.rng.randint(2, min(5, len(sentences)))
     request.ask(
@@ -91,7 +43,7 @@ def _paragraphs(request: _Request) -> None:
     request.body = "\n***\n".join(sentences[:n]).split("\n")
 
 
-def _sections(request: _Request) -> None:
+def _sections(request: Request) -> None:
     sentences = request.sentences()
     n, mark = request.rng.randint(2, min(5, len(sentences))), request.rng.choice(["SECTION", "Part"])
     request.ask(
@@ -104,7 +56,7 @@ def _sections(request: _Request) -> None:
     request.body = [line for i in range(n) for line in (f"{mark} {i + 1}", sentences[i])]
 
 
-def _two_responses(request: _Request) -> None:
+def _two_responses(request: Request) -> None:
     request.ask(
         "combination:two_responses",
         "Give two different responses with ****** between them.",
@@ -114,7 +66,7 @@ def _two_responses(request: _Request) -> None:
     request.body = [first, "******", second]
 
 
-def _many_words(request: _Request) -> None:
+def _many_words(request: Request) -> None:
     sentences = request.sentences()
     most = sum(len(sentence.split()) for sentence in sentences) // 5
     n = 5 * request.rng.randint(min(2, most), most)
@@ -131,16 +83,16 @@ def _many_words(request: _Request) -> None:
         words += len(request.body[-1].split())
 
 
-def _plain(request: _Request) -> None:
+def _plain(request: Request) -> None:
     """Leaves the layout open."""
 
 
-def _no_comma(request: _Request) -> None:
+def _no_comma(request: Request) -> None:
     request.ask("punctuation:no_comma", "Do not use commas.", "Write it without any commas.")
     request.commas = False
 
 
-def _forbidden(request: _Request) -> None:
+def _forbidden(request: Request) -> None:
     """Forbids what would be said: a value of the first thing that its other facts don't share."""
     values = [fact(request.things[0], relation) for relation in VALUES]
     words = sorted(request.rng.sample(values, request.rng.choice([1, 1, 2])))
@@ -153,7 +105,7 @@ def _forbidden(request: _Request) -> None:
     request.left_out.update(words)
 
 
-def _repeat(request: _Request) -> None:
+def _repeat(request: Request) -> None:
     request.ask(
         "combination:repeat_prompt",
         "First repeat the first sentence of this request.",
@@ -163,12 +115,12 @@ def _repeat(request: _Request) -> None:
     request.before.insert(0, request.task)
 
 
-def _title(request: _Request) -> None:
+def _title(request: Request) -> None:
     request.ask("detectable_format:title", "Give it a title in << and >>.", "Add a title such as <<title>>.")
     request.before.append(f"<<About {request.subject}>>")
 
 
-def _keywords(request: _Request) -> None:
+def _keywords(request: Request) -> None:
     words = sorted(request.rng.sample(THINGS, request.rng.choice([1, 2, 2, 3])))
     request.ask(
         "keywords:existence",
@@ -179,7 +131,7 @@ def _keywords(request: _Request) -> None:
     request.after.append(f"I like {' and '.join(f'the {word}' for word in words)}.")
 
 
-def _frequency(request: _Request) -> None:
+def _frequency(request: Request) -> None:
     word, n = request.rng.choice(THINGS), request.rng.randint(2, 5)
     request.ask(
         "keywords:frequency",
@@ -192,7 +144,7 @@ def _frequency(request: _Request) -> None:
     request.after.append(f"I see {' and '.join([f'the {word}'] * n)}.")
 
 
-def _letters(request: _Request) -> None:
+def _letters(request: Request) -> None:
     letter, n = request.rng.choice(LETTERS), request.rng.randint(2, 6)
     request.ask(
         "keywords:letter_frequency",
@@ -205,7 +157,7 @@ def _letters(request: _Request) -> None:
     request.after.append(f"{' '.join([letter] * n)}.")
 
 
-def _placeholders(request: _Request) -> None:
+def _placeholders(request: Request) -> None:
     n = request.rng.randint(1, len(PLACEHOLDERS))
     request.ask(
         "detectable_content:number_placeholders",
@@ -216,7 +168,7 @@ def _placeholders(request: _Request) -> None:
     request.after.append(f"Signed {' '.join(f'[{word}]' for word in PLACEHOLDERS[:n])}.")
 
 
-def _highlights(request: _Request) -> None:
+def _highlights(request: Request) -> None:
     n = request.rng.randint(1, 2 if request.body is None else min(3, sum("*" not in line for line in request.body)))
     request.ask(
         "detectable_format:number_highlighted_sections",
@@ -227,7 +179,7 @@ def _highlights(request: _Request) -> None:
     request.highlighted = n
 
 
-def _postscript(request: _Request) -> None:
+def _postscript(request: Request) -> None:
     mark = request.rng.choice(["P.S.", "P.P.S"])
     request.ask(
         "detectable_content:postscript",
@@ -238,7 +190,7 @@ def _postscript(request: _Request) -> None:
     request.after.append(f"{mark} I like {request.subject}.")
 
 
-def _ending(request: _Request) -> None:
+def _ending(request: Request) -> None:
     phrase = request.rng.choice(ENDINGS)
     request.ask(
         "startend:end_checker",
@@ -249,14 +201,14 @@ def _ending(request: _Request) -> None:
     request.after.append(phrase)
 
 
-def _quotation(request: _Request) -> None:
+def _quotation(request: Request) -> None:
     request.ask(
         "startend:quotation", "Wrap all of it in double quotation marks.", "Put double quotes around your answer."
     )
     request.quoted = True
 
 
-def _json(request: _Request) -> None:
+def _json(request: Request) -> None:
     request.ask("detectable_format:json_format", "Answer in JSON format.", "Your answer must be JSON.")
     request.body = [json.dumps({thing: state(thing, relation) for thing in request.things for relation in ["place"]})]
 
@@ -274,7 +226,7 @@ APART = (
 )
 
 
-def _choose(rng: random.Random) -> list[Callable[[_Request], None]]:
+def _choose(rng: random.Random) -> list[Callable[[Request], None]]:
     count = rng.choices([1, 2, 3], weights=[0.4, 0.35, 0.25])[0]
     if count == 1 and rng.random() < 0.08:
         return [_json]
@@ -288,7 +240,7 @@ def _choose(rng: random.Random) -> list[Callable[[_Request], None]]:
 
 def sample_instruction(rng: random.Random, wanted: Callable[[str], bool]) -> Problem | None:
     """Draws one request with one to three instructions."""
-    request = _Request(rng, rng.sample(THINGS, zipf(rng, [1, 2], 1.0)))
+    request = Request(rng, rng.sample(THINGS, zipf(rng, [1, 2], 1.0)))
     chosen = _choose(rng)
     if not chosen:
         return None
