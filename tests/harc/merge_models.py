@@ -39,7 +39,13 @@ CONFIGS: dict[str, PretrainedConfig] = {
         mlp_only_layers=[0],
     ),
     "qwen3_moe": Qwen3MoeConfig(
-        **COMMON, head_dim=8, intermediate_size=20, moe_intermediate_size=12, num_experts=4, tie_word_embeddings=True
+        **COMMON,
+        head_dim=8,
+        intermediate_size=20,
+        moe_intermediate_size=12,
+        num_experts=4,
+        norm_topk_prob=True,
+        tie_word_embeddings=True,
     ),
 }
 
