@@ -1,5 +1,7 @@
 """Calibration layer by layer equals a plain re-implementation with whole models in memory."""
 
+import json
+import logging
 import re
 
 import pytest
@@ -8,7 +10,11 @@ from tiny_models import EVERY_KIND, family, random_model, text
 from transformers import AutoModelForCausalLM
 
 import harc
-from harc.checkpoint import open_checkpoint
+from harc.calibrate import divide
+from harc.calibration_checks import choose_layers
+from harc.checkpoint import CheckpointError, open_checkpoint
+from harc.fit import ALPHAS
+from harc.streaming import LayerStream
 
 
 def router_inputs(model, router, sequences):
@@ -130,6 +136,7 @@ def test_bad_input_is_refused_before_any_work(tmp_path) -> None:
         assert not out.exists()
 
     refused("domain 1 .*: 3 calibration tokens, at least 32 needed", data=[data[0], text(count=1, longest=3)])
+    refused("domain 1 .*: 0 calibration tokens", data=[data[0], []])
     refused("data for every source", data=data[:1])
     refused("from 0 to 3", layers=4)
     refused("alpha must lie", alpha=1.2)
@@ -167,9 +174,115 @@ def test_auto_alpha_and_exact_objective(tmp_path) -> None:
     assert plain.layers[0].alpha == 0.9
 
 
-def test_order_of_sequences_does_not_change_what_auto_alpha_holds_out() -> None:
-    from harc.calibrate import divide
+def kl_in_float64(x, source, router):
+    """The routing KL by its definition."""
+    log_p, log_q = ((x.double() @ weight.double().T).log_softmax(1) for weight in (source, router))
+    return float((log_p.exp() * (log_p - log_q)).sum(1).mean())
 
+
+@pytest.mark.parametrize(("count", "seed", "expected"), [(6, 0, [False, False, True]), (10, 2, [True, True, False])])
+def test_auto_alpha_never_raises_held_out_kl_in_any_layer(count, seed, expected, tmp_path) -> None:
+    """With so little text that some layers overfit: each layer's choice is what whole models and plain solves say."""
+    paths, data = family("olmoe", tmp_path), [text(count, seed=seed), text(count, seed=seed + 10)]
+    report = harc.calibrate(paths[0], paths[1:], data, out=tmp_path / "out", alpha="auto", min_tokens=1, progress=False)
+    assert [layer.kept for layer in report.layers] == expected
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    merged, *sources = (open_checkpoint(path) for path in paths)
+    parts = [divide(sequences) for sequences in data]
+    for layer, router in zip(report.layers, harc.find_routers(model).values(), strict=True):
+        fitted, held = ([router_inputs(model, router, part[which]) for part in parts] for which in (0, 1))
+        targets = [source.read(router.checkpoint_key) for source in sources]
+        start = merged.read(router.checkpoint_key)
+
+        def held_out_kl(weight, held=held, targets=targets):
+            return sum(kl_in_float64(x, w, weight) for x, w in zip(held, targets, strict=True)) / len(held)
+
+        before, after = held_out_kl(start), held_out_kl(router.weight.data)
+        assert after <= before
+        solved = {a: held_out_kl(harc.solve_router(fitted, targets, init=start, alpha=a).weight) for a in ALPHAS}
+        assert layer.kept == (min(solved.values()) >= before) == torch.equal(router.weight.data, start)
+        assert after == pytest.approx(before if layer.kept else min(solved.values()), rel=1e-4)
+        assert layer.held_out_kl == pytest.approx({str(a): value for a, value in solved.items()}, rel=1e-3)
+
+
+def test_layers_before_the_last_are_forwarded_and_not_solved(tmp_path) -> None:
+    paths, data = family("olmoe", tmp_path), [text(seed=0), text(seed=1)]
+    report = harc.calibrate(paths[0], paths[1:], data, out=tmp_path / "out", layers="25%", tol=1e-9, progress=False)
+    assert [layer.layer for layer in report.layers] == [2]
+    model = AutoModelForCausalLM.from_pretrained(paths[0], dtype=torch.float32).eval()
+    router = harc.find_routers(model)[2]
+    features = [router_inputs(model, router, sequences) for sequences in data]  # of the merged model as it is
+    targets = [open_checkpoint(path).read(router.checkpoint_key) for path in paths[1:]]
+    expected = harc.solve_router(features, targets, init=router.weight.data, tol=1e-9).weight
+    written = open_checkpoint(tmp_path / "out").read(router.checkpoint_key)
+    assert (written - expected).norm() / expected.norm() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ("all", [0, 1, 2]),
+        (0, []),
+        (2, [1, 2]),
+        ("25%", [2]),
+        ("34%", [1, 2]),
+        ("66.7%", [0, 1, 2]),
+        ("100%", [0, 1, 2]),
+    ],
+)
+def test_layers_may_be_all_a_number_or_a_share(layers, expected, tmp_path) -> None:
+    random_model("olmoe").save_pretrained(tmp_path)
+    assert choose_layers(LayerStream(tmp_path), layers) == expected
+
+
+@pytest.mark.parametrize("layers", ["0%", "101%", "half", "50", -1, 4, 1.5])
+def test_other_layers_are_refused(layers, tmp_path) -> None:
+    random_model("olmoe").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="from 0 to 3, or a share such as '25%'"):
+        choose_layers(LayerStream(tmp_path), layers)
+
+
+def test_a_solve_that_stops_short_is_logged_and_reported(tmp_path, caplog) -> None:
+    paths, data = family("olmoe", tmp_path), [text(seed=0), text(seed=1)]
+    with caplog.at_level(logging.WARNING):
+        report = harc.calibrate(
+            paths[0], paths[1:], data, out=tmp_path / "out", max_iter=2, tol=1e-12, layers=1, progress=False
+        )
+    (layer,) = report.layers
+    assert not report.converged
+    record = json.loads(json.dumps(report.to_dict()))
+    assert record["converged"] is False
+    assert record["unconverged"] == [{"layer": 2, "residual": layer.residual, "reason": "iteration limit"}]
+    assert layer.residual > 1e-12
+    assert f"layer 2: iteration limit at residual {layer.residual:.2e}" in caplog.text
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["merged", "a source"])
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_shard_that_is_missing_or_cut_is_named(which, damage, tmp_path) -> None:
+    paths, data = family("olmoe", tmp_path), [text(seed=0), text(seed=1)]
+    shard = open_checkpoint(paths[which]).files[2]
+    if damage == "missing":
+        shard.unlink()
+    else:
+        shard.write_bytes(shard.read_bytes()[:-100])
+    message = f"{re.escape(str(shard))}: " + ("this shard is missing" if damage == "missing" else "truncated")
+    with pytest.raises(CheckpointError, match=message):
+        harc.calibrate(paths[0], paths[1:], data, out=tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_features_that_are_not_finite_are_refused_with_their_layer(tmp_path) -> None:
+    paths, data = family("olmoe", tmp_path), [text(seed=0), text(seed=1)]
+    model = AutoModelForCausalLM.from_pretrained(paths[0])
+    model.model.layers[1].self_attn.o_proj.weight.data[3, 4] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    with pytest.raises(ValueError, match=r"layer 1 of .*broken: NaN or Inf in the inputs of its router"):
+        harc.calibrate(tmp_path / "broken", paths[1:], data, out=tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_order_of_sequences_does_not_change_what_auto_alpha_holds_out() -> None:
     sequences = text(30)
     fitted, held = divide(sequences)
     again = divide(list(reversed(sequences)))
