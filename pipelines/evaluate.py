@@ -16,6 +16,7 @@ def evaluate(config: EvaluateStageConfig, inputs: dict[str, Path], out: Path) ->
     inputs: `model` unless the config names one; `world` where task data comes from the tiny world.
     """
     tasks = {task: local_path(data, inputs.get("world")) if data else None for task, data in config.tasks.items()}
+    evaluation.check_tasks(tasks)
     engine = load_engine(config.engine, model(inputs, "model", config.model))
     try:
         results = evaluation.evaluate(

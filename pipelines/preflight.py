@@ -1,4 +1,4 @@
-"""What would make a run fail late, found in its first seconds: packages, disk, memory."""
+"""What would make a run fail late, found in its first seconds: packages, benchmark data, disk, memory."""
 
 import logging
 import shutil
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import psutil
 
+from eval import check_tasks
 from pipelines.chain import Cell
+from pipelines.data.read import local_path
 from pipelines.estimates import estimate
 from pipelines.stage import Node, is_made
 
@@ -19,6 +21,7 @@ def check(cell: Cell, outputs: Path) -> None:
 
     Raises:
         ImportError: a package that a missing stage needs isn't installed; says how to install it or do without.
+        ValueError: a benchmark's data file is missing or malformed, or cannot be judged with what is here.
         OSError: too little disk where outputs go.
         MemoryError: more memory estimated than the machine has.
     """
@@ -27,6 +30,7 @@ def check(cell: Cell, outputs: Path) -> None:
         return
     for node in missing:
         _check_engine(node)
+        _check_benchmarks(node)
     outputs.mkdir(parents=True, exist_ok=True)
     size = cell.config.scale.size
     disk = sum(estimate(node, size, cell.config.scale.dtype).disk_gb for node in missing)
@@ -61,3 +65,12 @@ def _check_engine(node: Node) -> None:
         )
     if generates and find_spec("evalplus") is None:
         raise ImportError("evalplus is not installed, and generated code is judged by it: run `make setup`")
+
+
+def _check_benchmarks(node: Node) -> None:
+    """Those that are measured on published data or files of one's own; the tiny world's are yet to be made."""
+    if node.stage != "evaluate":
+        return
+    own = {task: data for task, data in node.config.tasks.items() if not (data or "").startswith("world:")}
+    if own:
+        check_tasks({task: local_path(data, None) if data else None for task, data in own.items()})
