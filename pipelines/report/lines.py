@@ -82,7 +82,7 @@ def lines_plot(
             else:
                 axes.set_visible(False)
         if zero:
-            grid[0, 0].set_ylim(bottom=0)
+            grid[0, 0].set_ylim(0, 1.04 * grid[0, 0].get_ylim()[1])
         canvas.supylabel(axis, fontsize=8)
         canvas.supxlabel(f"scale: {scale}", fontsize=7, color=MUTED)
         _legend(canvas, panels)

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from pipelines.report.formats import compared, three
 from pipelines.report.registry import FAILS, HOLDS, LEANS, Content
 from pipelines.report.rows import method_label
-from pipelines.report.style import COLOURS, MUTED, colour, themed_svg
+from pipelines.report.style import COLOURS, MUTED, colour, page_colour, themed_svg
 from pipelines.report.table import Column, Row, Table, signed
 
 VERDICTS = {HOLDS: "good", LEANS: "half", FAILS: "bad"}
@@ -86,9 +86,9 @@ def _rows(table: Table) -> list[dict[str, Any]]:
 
 def _swatch(row: Row) -> str:
     """The colour of the row's method, whatever its key says; muted where no method is known."""
-    if row.cell:
-        return colour(method_label(row.cell))
-    return colour(row.key[0]) if row.key[0].partition(" [")[0] in COLOURS else MUTED
+    if row.key[0].partition(" [")[0] in COLOURS or not row.cell:
+        return page_colour(COLOURS.get(row.key[0].partition(" [")[0], MUTED))
+    return page_colour(colour(method_label(row.cell)))
 
 
 def _cell(row: Row, column: Column, best: bool) -> dict[str, Any]:

@@ -130,7 +130,8 @@ def layers_plot(
                 axes.set_visible(False)
                 continue
             tips |= _panel(axes, i, curves[i])
-        panels[0, 0].set_ylim(bottom=0)
+        # Room for a marker at the top, which the margin of the values alone does not leave above zero.
+        panels[0, 0].set_ylim(0, 1.04 * panels[0, 0].get_ylim()[1])
         canvas.supylabel(axis, fontsize=8)
         canvas.supxlabel(f"MoE layer · scale: {scale}", fontsize=8)
         _legend(canvas, lines=True)

@@ -43,6 +43,11 @@ def colour(method: str) -> str:
     return COLOURS.get(plain) or _SPARE[sum(map(ord, plain)) % len(_SPARE)]
 
 
+def page_colour(value: str) -> str:
+    """A colour of the figures as a page writes it: those that follow its theme by their name there."""
+    return f"var({_THEME[value]})" if value in _THEME else value
+
+
 @dataclass
 class Picture:
     """A figure of a report. name: of its files (`figure`, `figure_routing_kl`). caption: in the page, under it."""

@@ -52,7 +52,7 @@ def table3(sweep: Sweep) -> Content:
     shown = [
         one for one in COLUMNS if one.kind == "accuracy" or one.name in {name for row in rows for name in row.values}
     ]
-    table = Table([Column("method", "Method", kind="key")], shown, rows, main="runtime_min", paper=paper)
+    table = Table([Column("method", "Method", kind="key")], shown, rows, main="", paper=paper)
     facts = [
         Fact("Data-free merging" if row.key[0] == POOLED else row.key[0],
              f"{COLUMNS[2].text(row.values['runtime_s'])} s",
@@ -110,10 +110,12 @@ def _picture(table: Table, scale: str) -> Picture:
     )
 
 
+_RULE = "Holds if the ranges over repeats are apart{}; “in direction only” if only the medians are; does not otherwise."
+
+
 def _findings(rows: Sequence[Row]) -> list[Finding]:
     free, regmean, harc = rows[:3]
-    seconds = "Holds if the ranges over repeats are apart in this order; “in direction only” if only the medians are."
-    memory = "Holds if the ranges over repeats are apart; “in direction only” if only the medians are."
+    seconds, memory = _RULE.format(" in this order"), _RULE.format("")
     return [
         _ordered("Data-free merging takes least time, HARC most, RegMean between.", [free, regmean, harc], "runtime_s",
                  "s", seconds),

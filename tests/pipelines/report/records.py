@@ -41,8 +41,11 @@ def record(
     settings = {**HARC, **calibrate} if calibrate is not None else {"method": "none"}
     unmerged = merge == "individual"
     label = LABELS[merge]
+    row = {"source": f"{label} with the source's routers", "merged": f"Sources with the routers of {label}"}.get(
+        fields.get("swap"), label
+    ) + " + SFT" * fields.get("sft", False)
     return {
-        "experiment": experiment, "scale": scale, "row": {"method": label, "harc": "yes" if harc else "no"},
+        "experiment": experiment, "scale": scale, "row": {"method": row, "harc": "yes" if harc else "no"},
         "merge": merge, "calibrate": "harc" if harc else "none", "swap": None, "sft": False, "cost": None,
         "status": "ok", "error": None, "overrides": [f"merge={merge}"],
         "config": {
