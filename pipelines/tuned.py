@@ -18,13 +18,11 @@ from pipelines.config import Config
 FILE = "tuned.yaml"
 
 
-def write_tuned(path: Path, scale: str, domains: list[str], settings: Mapping[str, Mapping[str, Any]]) -> None:
-    """Writes the settings chosen for each method at a scale and for these domains."""
+def tuned_text(scale: str, domains: list[str], settings: Mapping[str, Mapping[str, Any]]) -> str:
+    """The file's text: the settings chosen for each method at a scale and for these domains."""
     chosen = {method: dict(values) for method, values in settings.items()}
     text = yaml.safe_dump({"scale": scale, "domains": domains, "merge": chosen}, sort_keys=False)
-    path.write_text(
-        f"# Chosen on validation problems by +experiment=grid scale={scale}; take it with tuned=THIS FILE\n{text}"
-    )
+    return f"# Chosen on validation problems by +experiment=grid scale={scale}; take it with tuned=THIS FILE\n{text}"
 
 
 def apply_tuned(config: Config) -> Config:

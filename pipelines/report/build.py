@@ -77,6 +77,7 @@ def build_report(
         "report.html": render_page(page),
         "findings.json": _summary(experiment.name, scale, title, content, cells),
     }
+    files |= content.files
     if content.points:
         files["summary.csv"] = to_csv(content.table)
     if compared(content.table):

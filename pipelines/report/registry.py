@@ -45,7 +45,7 @@ class Content:
     """What a report function returns; everything else is made from it.
 
     points: the plotted points, one a row, where these are not the table's rows: table.csv then holds them, and
-    summary.csv the table.
+    summary.csv the table. files: further files of the folder, name -> text.
     """
 
     table: Table
@@ -54,6 +54,7 @@ class Content:
     facts: list[Fact] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     points: Table | None = None
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

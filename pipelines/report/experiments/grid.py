@@ -14,6 +14,7 @@ from pipelines.report.points import dot_of
 from pipelines.report.registry import Content, Fact, Sweep, report
 from pipelines.report.style import Picture
 from pipelines.report.table import Column, Row, Table
+from pipelines.tuned import FILE, tuned_text
 
 BEST = "best"
 
@@ -41,6 +42,10 @@ def grid(sweep: Sweep) -> Content:
         "Measured on the validation split, which shares no problem with the test. The best of a method has the highest "
         "overall accuracy, of equals the first; its lead is not tested."
     )
+    content.notes.append(
+        f"{FILE}, beside this page, holds the best settings: other experiments take it with tuned=PATH."
+    )
+    content.files[FILE] = tuned_text(sweep.scale, list(cells[0]["config"]["domains"]), best_settings(cells))
     return content
 
 
