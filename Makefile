@@ -50,7 +50,7 @@ types: setup ## mypy
 
 bench: setup ## speed and memory of solver, calibration and merging (JSON in outputs/bench)
 	mkdir -p outputs/bench
-	$(BIN)/python benchmarks/solve.py --full --json outputs/bench/solve.json
+	$(BIN)/python benchmarks/solve.py --json outputs/bench/solve.json
 	$(BIN)/python benchmarks/scaling.py --json outputs/bench/scaling.json
 	$(BIN)/python benchmarks/calibrate.py --json outputs/bench/calibrate.json
 	$(BIN)/python benchmarks/merge.py --json outputs/bench/merge.json

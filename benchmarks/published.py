@@ -1,8 +1,8 @@
 """A plain statement of HARC's published solver, to measure ours against: conjugate gradients without a preconditioner.
 
 Everything is recomputed at every product, as published: probabilities by softmax, the diagonal, all in fp32 over all
-tokens at once, with fp64 accumulation of the sums over domains and of scalars (METHOD sections 4 and 5). It stops on the
-residual that it carries along, and never computes the true one.
+tokens at once, with fp64 accumulation of the sums over domains and of scalars (METHOD sections 4 and 5). It stops on
+the residual that it carries along, and never computes the true one.
 """
 
 from collections.abc import Callable
@@ -60,6 +60,16 @@ def solve(
         p = r + (rho / old) * p
         iterations += 1
     return w, iterations, rho**0.5 / float(rhs.norm())
+
+
+def dense_solution(features: list[Tensor], routers: list[Tensor], start: Tensor, alpha: float = 0.9) -> Tensor:
+    """The dense float64 solve of the normal equations, from products with unit vectors: small sizes only."""
+    features, routers, start = [x.double() for x in features], [w.double() for w in routers], start.double()
+    units = torch.eye(start.numel(), dtype=torch.float64).view(-1, *start.shape)
+    matrix = torch.stack([product(features, routers, unit, alpha).reshape(-1) for unit in units], 1)
+    rhs = sum(domain_product(x, w, w, alpha) for x, w in zip(features, routers, strict=True))
+    residual = rhs - product(features, routers, start, alpha)
+    return start + torch.linalg.solve(matrix, residual.reshape(-1)).view(start.shape)
 
 
 def dot(a: Tensor, b: Tensor) -> float:

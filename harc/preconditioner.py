@@ -9,8 +9,8 @@ number of tokens; with m at least the number of tokens the blocks are exact.
 
 Shared factor. Where d is large and tokens are few, E factors of d × d cost more than they save. Then the experts share
 the covariance C of tokens drawn by their total curvature, each with its own mass:  B_e = mass_e (coupling · C + damping
-· diag(C)),  mass_e = mean over j of D_ej / C_jj. Scaling by each expert's whole diagonal instead looks more exact and is
-worse, 60 iterations for 36: with few tokens an expert its diagonal is noise. One d × d factor, m d² operations.
+· diag(C)),  mass_e = mean over j of D_ej / C_jj. Scaling by each expert's whole diagonal instead looks more exact and
+is worse, 75 iterations for 33: with few tokens an expert its diagonal is noise. One d × d factor, m d² operations.
 
 Constant direction. H 1 = 0: adding one vector u to every expert's row is seen by damping alone,
 Λ̃ (1 uᵀ) = damping · D ∘ (1 uᵀ), so the coarse operator on u is the diagonal Σ_e damping · D_e, inverted by one
@@ -31,7 +31,7 @@ from harc.operator import PrecisionOperator, token_blocks
 
 PreconditionerName = Literal["auto", "blocks", "shared", "diagonal", "none"]
 
-_SAMPLED = 3  # tokens an expert's block is estimated from, in hidden sizes: 2 takes a fifth more iterations, 4 a sixth less
+_SAMPLED = 3  # tokens for an expert's block, in hidden sizes: 2 takes a fifth more iterations, 4 a sixth less
 _LEAST_SAMPLED = 2048
 _PRODUCTS = 60  # what building the expert blocks may cost, in products with Λ̃ (about what the blocks save)
 _LEAST_BYTES = 1 << 28  # memory that expert blocks may always take; beyond it, a fifth of the features
@@ -188,7 +188,7 @@ def _invert(gram: Tensor, coupling: float, damping: float) -> Tensor:
 
 
 def _curvatures(operator: PrecisionOperator, experts: slice) -> Tensor:
-    """q = p (1 − p), each domain's times its weight: (experts, tokens of all domains), an expert's side by side."""
+    """Curvatures q = p (1 − p), each domain's times its weight: (experts, tokens of all domains)."""
     parts = []
     for domain in operator.domains:
         c = domain.curvature[:, experts].T.contiguous()
