@@ -44,8 +44,8 @@ def _key(cell: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _of(table: Table, name: str) -> list[Row]:
-    """The rows of α or β, by value; a value that is no number (auto) has no place on the axis."""
-    rows = [row for row in table.rows if row.key[0] == name and row.key[1].replace(".", "").replace("e-", "").isdigit()]
+    """The rows of α or β, by value; `auto` is no number and has no place on the axis."""
+    rows = [row for row in table.rows if row.key[0] == name and row.key[1] != "auto"]
     return sorted(rows, key=lambda row: float(row.key[1]))
 
 

@@ -1,5 +1,7 @@
 """Table 4: HARC on the last layers only: run time, overall accuracy, and the share of the full gain."""
 
+import math
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
@@ -72,11 +74,11 @@ def total_layers(sweep: Sweep) -> int:
 
 
 def calibrated_layers(given: Any, total: int) -> int:
-    """How many layers `calibrate.layers` stands for: all, a number, or a share such as 25%."""
+    """How many layers `calibrate.layers` stands for: all, a number, or a share such as 25%, rounded up as HARC does."""
     if given == "all":
         return total
     text = str(given)
-    return max(1, round(float(text[:-1]) / 100 * total)) if text.endswith("%") else int(text)
+    return math.ceil(Fraction(text.strip()[:-1]) * total / 100) if text.strip().endswith("%") else int(text)
 
 
 def _key(number: int, total: int) -> tuple[str]:

@@ -182,7 +182,7 @@ def test_table4_gives_no_share_of_a_gain_that_is_not_clear():
 
 def test_layers_are_a_number_a_share_or_all():
     assert [calibrated_layers(given, 16) for given in ("all", "25%", "50%", 4, "4")] == [16, 4, 8, 4, 4]
-    assert calibrated_layers("25%", 2) == 1
+    assert [calibrated_layers("25%", total) for total in (2, 6, 48)] == [1, 2, 12]  # rounded up, as HARC does
     assert [later(16, 11), later(16, 12), later(4, 11), later(4, 12)] == [11, 12, 3, 3]
 
 
