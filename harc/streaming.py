@@ -6,6 +6,7 @@ which every other layer hands its input on, so masks, positions and layer types 
 """
 
 import contextlib
+import ctypes
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -96,9 +97,11 @@ class LayerStream:
             for name, tensor in tensors.items():
                 self._set(name, tensor.to("meta"))
             tensors.clear()  # whoever still holds the dictionary holds no memory
+            return_freed_memory()
 
     def load(self, chosen: Callable[[str], bool]) -> dict[str, Tensor]:
         """Puts the chosen parameters into the model, by name, until they are loaded again."""
+        return_freed_memory()
         tensors = dict(self.parameters.read(chosen, self.dtype, self.device))
         needed = [name for name in self.model.state_dict() if chosen(name) and name not in tensors]
         if needed:
@@ -238,6 +241,12 @@ class _Reached(_Given):
             raise _Done(hidden_states)
         out = self.__dict__["block"](self.__dict__["hidden"], *args, **kwargs)
         raise _Done(out[0] if isinstance(out, tuple) else out)
+
+
+def return_freed_memory() -> None:
+    """Hands what was freed back to the system, where the C library can (glibc keeps tensors' blocks below 32 MB)."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
