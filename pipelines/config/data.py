@@ -61,10 +61,10 @@ class WorldConfig:
     seed: int = 0
     vocabulary: int = 768
     max_length: int = 320
-    pretrain: int = 30000
-    drills: float = 0.22
-    code: float = 0.28
-    chat: float = 0.12
+    pretrain: int = 38000
+    drills: float = 0.21
+    code: float = 0.27
+    chat: float = 0.11
     finetune: int = 10000
     calibration: int = 500
     heldout: int = 200
