@@ -243,7 +243,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=[*COUNTERPARTS, *ALONE], default=[*COUNTERPARTS, *ALONE])
     parser.add_argument("--experts", type=int, default=32)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=1, help="the best of this many is kept")
     parser.add_argument("--timeout", type=float, default=1200, help="seconds for one merge")
     parser.add_argument("--scratch", type=Path, help="where the checkpoints are made")
     parser.add_argument("--json", type=Path, help="file for the results")
