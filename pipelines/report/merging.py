@@ -237,7 +237,7 @@ def notes(sweep: Sweep, table: Table) -> list[str]:
                    "calibration, averaged over layers and domains. Time and memory are those of merging plus "
                    "calibration.")  # fmt: skip
     for row in table.rows:
-        if row.status == "ok" and row.baseline and table.columns and table.main not in row.gain:
+        if row.status == "ok" and row.baseline and table.main in row.values and table.main not in row.gain:
             out.append(f"{row.name} has no gain: its baseline is missing or answered other problems.")
     for cell in sweep.cells:
         if cell["status"] == "excluded" and cell.get("error"):
