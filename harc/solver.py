@@ -250,12 +250,14 @@ def gram_matrix(
 
 
 def _seen(operator: PrecisionOperator, step: Tensor) -> Tensor:
-    """The part of a correction that Λ sees: without its mean over experts, and within the span of the features."""
+    """The part of a correction that Λ sees: without its mean over the experts in use, in the span of the features."""
     covariance = sum(gram_matrix(domain.features, operator.dtype, operator.reduce) for domain in operator.domains)
     values, vectors = torch.linalg.eigh(covariance)
     limit = values[-1] * len(values) * torch.finfo(operator.dtype).eps
     basis = vectors[:, values > limit]
-    return (step - step.mean(0)) @ basis @ basis.T
+    used = operator.diagonal.sum(1) > 0
+    step = (step - step[used].mean(0)) * used[:, None]
+    return step @ basis @ basis.T
 
 
 def _dot(a: Tensor, b: Tensor) -> float:

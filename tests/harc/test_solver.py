@@ -5,7 +5,8 @@ import torch
 
 import harc
 from harc.operator import PrecisionOperator
-from harc.solver import solve_router
+from harc.preconditioner import _draw, make_preconditioner
+from harc.solver import solve, solve_router
 
 TOLERANCE = 1e-5  # relative, on the weight: float32 work, residual of 1e-6 or less
 
@@ -137,6 +138,52 @@ def test_unused_expert_keeps_its_start() -> None:
     solution = solve_router(features, routers, init=start, hessian="diagonal")
     assert solution.converged
     assert torch.equal(solution.weight[2], start[2])
+
+
+@pytest.mark.parametrize(
+    ("alpha", "preconditioner"),  # the singular system of this size takes the others more than 1000 iterations
+    [(0.9, "blocks"), (0.9, "shared"), (0.9, "diagonal"), (0.9, "none"), (1.0, "blocks"), (1.0, "shared")],
+)
+def test_fewer_tokens_than_dimensions_and_an_expert_that_is_never_used(alpha, preconditioner) -> None:
+    features, routers = problem(tokens=(9, 7), hidden=16, seed=10)
+    for x, router in zip(features, routers, strict=True):
+        x[:, 0] = 1.0
+        router[2] = 0.0
+        router[2, 0] = -5000.0  # its probability underflows to 0
+    start = routers[0].clone()
+    start[2] += 1.0
+    solution = solve_router(features, routers, init=start, alpha=alpha, preconditioner=preconditioner, tol=1e-9)
+    expected = dense_solution(features, routers, start.double(), alpha=alpha)
+    assert solution.converged, solution.reason
+    others = [0, 1, 3, 4, 5]
+    assert (solution.weight - expected)[others].norm() / expected[others].norm() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["blocks", "shared"])
+@pytest.mark.parametrize("variant", [{"alpha": 0.9}, {"alpha": 1.0}, {"activation": "sigmoid"}], ids=str)
+def test_factors_of_few_sampled_tokens_keep_the_answer(variant, name) -> None:
+    features, routers = problem(tokens=(3000, 2000, 1000), hidden=16, seed=12)
+    start = torch.stack(routers).mean(0).double()
+    operator = PrecisionOperator(features, routers, **variant)
+    approximate = make_preconditioner(operator, name, sampled=40)
+    solution = solve(operator, start, approximate, tol=1e-9)
+    expected = dense_solution(features, routers, start, **variant)
+    assert solution.converged, solution.reason
+    assert (solution.weight - expected).norm() / expected.norm() < TOLERANCE
+
+
+def test_draws_are_unbiased_and_keep_the_likely_ones() -> None:
+    generator = torch.Generator().manual_seed(13)
+    weights = torch.rand(500, generator=generator) ** 4
+    weights[17] = 1e3
+    values = torch.rand(500, generator=generator)
+    estimates = []
+    for seed in range(400):
+        chosen, pi = _draw(weights, 50, seed)
+        assert 17 in chosen
+        assert abs(len(chosen) - 50) <= 1
+        estimates.append(float((values[chosen] / pi * weights[chosen]).sum()))
+    assert sum(estimates) / len(estimates) == pytest.approx(float((values * weights).sum()), rel=1e-3)
 
 
 def test_residual_history_and_iteration_limit(caplog) -> None:
