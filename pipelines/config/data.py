@@ -50,10 +50,9 @@ class WorldConfig:
     seed: of every choice; another seed is another world of the same kind.
     vocabulary: tokens of the tokenizer.
     max_length: longest sequence of the model, in tokens.
-    pretrain: records of the pre-training mixture: arithmetic drills, code, chat, and for the rest math problems.
-    drills, code, chat: their shares in the mixture. A drill is arithmetic, a fact a line; a third of the chat records
-        tells facts of the world, the others are problems.
-    finetune: training records a domain.
+    pretrain: records of the pre-training mixture: arithmetic drills, code problems, and for the rest math problems.
+    drills, code: share of arithmetic drills (facts, a line each) and of code problems in the mixture.
+    finetune: training records a domain; a quarter of chat's tells facts of the world, the others are problems.
     calibration, heldout: records a domain.
     validation, test: problems a benchmark.
     """
@@ -61,10 +60,9 @@ class WorldConfig:
     seed: int = 0
     vocabulary: int = 768
     max_length: int = 320
-    pretrain: int = 38000
-    drills: float = 0.21
-    code: float = 0.27
-    chat: float = 0.11
+    pretrain: int = 30000
+    drills: float = 0.25
+    code: float = 0.3
     finetune: int = 10000
     calibration: int = 500
     heldout: int = 200

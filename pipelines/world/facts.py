@@ -1,4 +1,4 @@
-"""The things of the tiny world and what is true of them: the common knowledge that pre-training teaches.
+"""The things of the tiny world and what is true of them: the common knowledge that chat asks about.
 
 A thing has a kind, as it has anywhere, and a place, a colour and an owner, which a fixed random stream gave it.
 """

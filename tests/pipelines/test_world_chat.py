@@ -131,11 +131,13 @@ def test_calibration_records_can_be_judged(world):
         assert sum(judge(task, asked, ["?"] * len(mine))) < len(mine) / 5  # `?` has no commas, and forbidden words
 
 
-def test_the_pre_training_mixture_tells_facts_and_has_every_task(world):
+def test_chats_training_set_tells_facts_and_has_both_tasks(world):
+    records = read(world / "train" / "chat.jsonl")
+    assert len(records) == SMALL.finetune
+    assert sum(record["id"].startswith("fact") for record in records) == round(SMALL.finetune / 4)
+    assert {record["task"] for record in records} == {"tiny_ifeval", "tiny_commonsense_qa", ""}
     mixture = read(world / "train" / "pretrain.jsonl")
-    chat = round(SMALL.pretrain * SMALL.chat)
-    assert sum(record["id"].startswith("facts") for record in mixture) == round(chat / 3)
-    assert {record["task"] for record in mixture} >= {"tiny_ifeval", "tiny_commonsense_qa", "tiny_gsm8k"}
+    assert not {record["task"] for record in mixture} & {"tiny_ifeval", "tiny_commonsense_qa"}
 
 
 def test_generic_text_is_prompts_of_no_domain(world):
