@@ -15,10 +15,10 @@ from transformers import AutoConfig, AutoTokenizer
 
 import harc
 from harc.tokens import TokenSequence, encode
-from pipelines.nodes import located
 from pipelines.config import Config, DataSource, HarcConfig
 from pipelines.data.read import read_rows
 from pipelines.model_card import write_card
+from pipelines.nodes import located
 from pipelines.routers import device
 
 log = logging.getLogger(__name__)
