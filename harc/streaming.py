@@ -7,6 +7,7 @@ which every other layer hands its input on, so masks, positions and layer types 
 
 import contextlib
 import ctypes
+import os
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from harc.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from harc.parameters import ParameterReader
 from harc.routers import Router, find_routers
+
+# oneDNN keeps a compiled product for each shape it has met, 1024 of them by default, and every expert of every block of
+# tokens has another number of rows: hundreds of megabytes for nothing. Read when the first product is made.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 
 Part = Literal["layer", "attention", "moe"]
 
