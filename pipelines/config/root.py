@@ -26,7 +26,7 @@ class ScaleConfig:
     """A world to run in: base model, data and budgets.
 
     larger: the architecture of table 6, where the scale pre-trains its base. sft: table 7's tuning on calibration data.
-    generic: text of no domain, the calibration data `c4`. sweep_samples: samples a problem in figures of many cells.
+    generic: text of no domain, the calibration data `c4`. sweep_samples: samples a problem in all but tables 1 and 7.
     """
 
     name: str = MISSING
