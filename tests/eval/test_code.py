@@ -133,7 +133,7 @@ def test_a_child_that_takes_too_long_is_killed_with_all_it_started(tmp_path, mon
     monkeypatch.setattr(sandbox, "CHILDREN", tmp_path)
     monkeypatch.setenv("HARC_SANDBOX", "limits")
     sandbox.isolation.cache_clear()
-    outcome = sandbox.run("sleep.py", [], tmp_path, sandbox.Limits(seconds=1), {})
+    outcome = sandbox.run("sleep.py", [], tmp_path, sandbox.Limits(seconds=4), {})
     sandbox.isolation.cache_clear()
     assert outcome.status is None
     pids = [int(pid) for pid in outcome.log.split()]

@@ -18,8 +18,8 @@ from pipelines.report.style import Picture
 from pipelines.report.table import Column, Row, Table
 
 METHODS = ("RegMean", "WUDI-Merging")
-SHARES = (10, 20, 40, 60, 80)
-SEEDS = (0, 1, 2)
+SHARES = (10, 20, 40, 70)
+SEEDS = (0, 1)
 KEYS = [Column("method", "Method", kind="key"), Column("percent", "Calibration data (%)", "Data %", kind="key")]
 SPREAD = [
     Column("overall_min", "Lowest subset", "Low", unit="%", kind="measure"),
