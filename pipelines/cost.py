@@ -11,14 +11,21 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import psutil
 
 from pipelines.config import CostConfig
 from pipelines.stage import STAGES
 
-Repetition = dict[str, float | None]
+
+class Repetition(TypedDict):
+    """What one repetition took, see `measure_cost`."""
+
+    seconds: float
+    peak_memory_gb: float
+    process_memory_gb: float
+    device_memory_gb: float | None
 
 
 def measure_cost(config: CostConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
@@ -37,7 +44,8 @@ def measure_cost(config: CostConfig, inputs: dict[str, Path], out: Path) -> dict
         ]
     return {
         "repeats": repeats,
-        **{name: statistics.median(one[name] for one in repeats) for name in ("seconds", "peak_memory_gb")},
+        "seconds": statistics.median(one["seconds"] for one in repeats),
+        "peak_memory_gb": statistics.median(one["peak_memory_gb"] for one in repeats),
     }
 
 
