@@ -25,6 +25,8 @@ OWN = {
 }
 PAPER = ["table3", "table4", "table5", "table6", "table7", "fig1", "fig3a", "fig3b", "fig3c", "fig4a", "fig4b",
          "logit_shift", "mismatch"]  # fmt: skip
+# A model of 40 steps answers nothing right, so that nothing is left to calibrate on: the gap is marked, the status 1.
+GAPS = {"fig3c": ["SrcCrt"]}
 ROWS = {"table3": 6, "table4": 4, "table5": 13, "table6": 11, "table7": 8}
 pytestmark = pytest.mark.slow
 
@@ -45,7 +47,8 @@ def outputs(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("experiment", [*PAPER, "grid"])
 def test_an_experiment_ends_in_its_report(outputs, experiment):
     done = run(outputs, f"+experiment={experiment}", *OWN.get(experiment, []))
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    gaps = GAPS.get(experiment, [])
+    assert done.returncode == bool(gaps), done.stdout[-3000:] + done.stderr[-3000:]
     report = outputs / "reports" / f"{experiment}-tiny"
     names = {path.name for path in report.iterdir()}
     assert names >= {"table.csv", "table.md", "table.tex", "report.html", "cells.jsonl", "findings.json"}
@@ -56,7 +59,7 @@ def test_an_experiment_ends_in_its_report(outputs, experiment):
         paper = (ROOT / f"pipelines/report/paper/{experiment}.csv").read_text().splitlines()
         header = next(csv.reader(line for line in paper if not line.startswith("#")))
         assert table[0][: len(header)] == header and len(table) - 1 == ROWS[experiment]
-    assert all(json.loads(line)["status"] != "failed" for line in (report / "cells.jsonl").read_text().splitlines())
+    assert [gap["row"] for gap in json.loads((report / "findings.json").read_text())["failed"]] == gaps
 
 
 def test_the_grids_choice_is_taken_by_another_run(outputs):
