@@ -98,8 +98,8 @@ def test_too_few_correct_responses_fail_and_leave_the_rejected(world, source, tm
 
 
 def test_unknown_compositions_and_missing_sources_are_refused(world, tmp_path):
-    with pytest.raises(ValueError, match="unknown composition 'c4'; valid: gt, prompt, srcall, srccrt"):
-        sample(sampling("math.jsonl", composition="c4"), {"world": world}, tmp_path)
+    with pytest.raises(ValueError, match="unknown composition 'c5'; valid: c4, gt, prompt, srcall, srccrt"):
+        sample(sampling("math.jsonl", composition="c5"), {"world": world}, tmp_path)
     with pytest.raises(ValueError, match="no source model"):
         sample(sampling("math.jsonl"), {"world": world}, tmp_path)
 
