@@ -41,7 +41,7 @@ class HarcConfig(CalibrateConfig):
     """HARC (METHOD sections 3 to 5).
 
     alpha: a number from 0 to 1, or `auto`: chosen by held-out routing KL. layers: `all`, a number: that many last MoE
-    layers, or a share of them, such as 25%. memory_budget_gb: beyond it hidden states go to memory-mapped files.
+    layers, or a share of them, such as 25%. memory_budget_gb: of the host; what does not fit is memory-mapped.
     """
 
     method: str = "harc"

@@ -119,6 +119,8 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuses choices that are none when the configuration is composed."""
+        if not self.outputs:
+            raise ValueError("outputs is empty: name the folder that everything made goes to")
         for key, valid in {"swap": (None, "source", "merged"), "routing_text": ("heldout", "calibration")}.items():
             if getattr(self, key) not in valid:
                 raise ValueError(f"{key}={getattr(self, key)}: expected one of {', '.join(map(str, valid))}")

@@ -27,7 +27,7 @@ DOMAINS: dict[str, dict[str, Sampler]] = {
     "code": {"tiny_humaneval_plus": sample_completion, "tiny_mbpp_plus": sample_from_sentence},
     "chat": {"tiny_ifeval": sample_instruction, "tiny_commonsense_qa": sample_choice},
 }
-# Chat is not in the pre-training mixture: with it there, the math source fell from 69 % to 33 to 54 %. What its
+# Chat is not in the pre-training mixture: with it there, the math source fell from 69 % to 54 and 36 %. What its
 # questions are about is told in this share of its own training set.
 TOLD = 1 / 4
 

@@ -3,28 +3,19 @@
 import functools
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose
 from omegaconf import OmegaConf
 
 from harc.merge.driver import find_method
-from pipelines import schema
 from pipelines.cell import excluded
 from pipelines.cells import compose_cell, expand
 from pipelines.chain import cell_of, row_of
 from pipelines.cli import CONF, refuse_unknown_keys
 from pipelines.config import Config
+from tests.pipelines.composing import hydra_conf, sweep_of  # noqa: F401
 
 METHODS = ["average", "task_arithmetic", "ties", "dare", "della", "sce", "wudi", "fisher", "regmean"]
 SCALES = ["tiny", "olmoe", "qwen3"]
-
-
-@pytest.fixture(autouse=True)
-def hydra_conf():
-    schema.register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
 
 
 def composed(*overrides: str) -> Config:
@@ -116,6 +107,7 @@ def test_a_users_checkpoint_replaces_the_fine_tuning(tmp_path):
         (["domains=[math,cats]"], "no domain 'cats'; it has chat, code, math"),
         (["domains=[math]"], "at least two domains"),
         (["merge=individual", "calibrate=harc"], "no merged model: leave out calibrate"),
+        (["outputs="], "outputs is empty"),
         (["merge=individual", "calibrate=none", "swap=source"], "no merged model: leave out swap"),
         (["swap=source"], "swap=source replaces the routers: use it with calibrate=none"),
         (["larger=true", "scale.larger=null"], "scale tiny has no larger architecture"),
@@ -136,14 +128,8 @@ ONE_JOB = {"calibrate", "dashboard", "paper"}
 
 @functools.cache
 def cells_of(experiment: str, scale: str) -> list[Config]:
-    """Every cell of an experiment that is a row, composed as Hydra's jobs compose it."""
-    chosen = [f"+experiment={experiment}", f"scale={scale}"]
-    sweep = compose("config", overrides=chosen, return_hydra_config=True)
-    params = OmegaConf.to_container(sweep.hydra.sweeper.params, resolve=True)
-    lines = list(sweep.experiment.cells) or [" ".join(f"{key}={value}" for key, value in params.items())]
-    assert not sweep.experiment.cells or params["experiment.cell"].endswith(str(len(expand(lines)) - 1))
-    cells = [OmegaConf.to_object(compose("config", overrides=[*chosen, *own])) for own in expand(lines)]
-    return [cell for cell in cells if not excluded(cell)]
+    """Every cell of an experiment that is a row."""
+    return [config for _, config in sweep_of(experiment, scale) if not excluded(config)]
 
 
 @pytest.mark.slow

@@ -39,6 +39,15 @@ def test_plan_shows_the_chain_of_every_cell_and_makes_nothing(tmp_path):
     assert made == []
 
 
+def test_cells_of_lines_are_composed_in_parallel_processes_too(tmp_path):
+    parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    done = run("+experiment=fig3a", "plan=true", f"outputs={tmp_path / 'o'}", *parallel)
+    assert done.returncode == 0, done.stderr
+    shown = set(re.findall(r"^WUDI-Merging.* \[(.*)\] \(tiny\)", done.stdout, re.MULTILINE))
+    harc = {f"calibrate=harc calibrate.hessian={name}" for name in ("full", "diagonal", "identity")}
+    assert shown == {"calibrate=none", *harc}
+
+
 @pytest.mark.parametrize("scale", ["olmoe", "qwen3"])
 def test_plan_of_a_real_scale_estimates_memory_and_disk(tmp_path, scale):
     done = run(f"scale={scale}", "plan=true", f"outputs={tmp_path}")

@@ -16,13 +16,10 @@ from pipelines.world import build_world
 from pipelines.world.build import DOMAINS
 from pipelines.world.problems import CODE_PREFIX, SPLITS, draw, split_of
 from pipelines.world.tokenizer import ASSISTANT, END, PAD, USER
+from tests.pipelines.small_world import read_jsonl
 
 SMALL = WorldConfig(vocabulary=512, pretrain=300, finetune=120, calibration=30, heldout=20, validation=15, test=30)
 REAL = Path(__file__).resolve().parents[3] / "shared" / "benchmarks"
-
-
-def read(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +65,7 @@ def test_no_problem_is_in_two_splits(world):
     prompts: dict[str, str] = {}
     for folder, split in split_by_folder.items():
         for path in (world / folder).glob("*.jsonl"):
-            for line in read(path):
+            for line in read_jsonl(path):
                 if line.get("task") == "" or path.stem == "generic":
                     continue  # a drill, or no problem at all
                 text = line.get("prompt") or line.get("question") or line["problem"]
@@ -84,7 +81,7 @@ def test_evaluated_and_calibrated_problems_are_all_different(world):
             if path.stem == "generic":
                 continue
             by_task: dict[str, list[str]] = {}
-            for line in read(path):
+            for line in read_jsonl(path):
                 by_task.setdefault(line.get("task", path.stem), []).append(line["signature"])
             assert all(len(set(signatures)) == len(signatures) for signatures in by_task.values()), path
 
@@ -120,13 +117,13 @@ def test_benchmarks_have_the_keys_and_types_of_the_real_ones(world, task, name):
         pytest.skip(f"{REAL / name} is not here: the real benchmark's format cannot be compared")
     with gzip.open(REAL / name, "rt") if name.endswith(".gz") else (REAL / name).open() as lines:
         real = json.loads(next(lines))
-    for line in read(world / "tasks" / f"{task}.jsonl"):
+    for line in read_jsonl(world / "tasks" / f"{task}.jsonl"):
         assert set(line) == set(real) | {"signature"}
         assert all(type(line[key]) is type(value) for key, value in real.items() if key != "atol")
 
 
 def test_word_problems_compute_what_they_say(world):
-    for line in read(world / "tasks" / "tiny_gsm8k.jsonl"):
+    for line in read_jsonl(world / "tasks" / "tiny_gsm8k.jsonl"):
         *steps, last = line["answer"].split("\n")
         assert last.startswith("#### ") and 2 <= len(steps) <= 5
         for step in steps:
@@ -136,7 +133,7 @@ def test_word_problems_compute_what_they_say(world):
 
 
 def test_gold_answers_of_symbolic_problems_are_accepted_by_math_verify(world):
-    for line in read(world / "calibration" / "math.jsonl") + read(world / "train" / "math.jsonl"):
+    for line in read_jsonl(world / "calibration" / "math.jsonl") + read_jsonl(world / "train" / "math.jsonl"):
         if line["task"] != "tiny_math500":
             continue
         gold = parse(f"\\boxed{{{line['answer']}}}")
@@ -145,7 +142,7 @@ def test_gold_answers_of_symbolic_problems_are_accepted_by_math_verify(world):
 
 
 def test_worked_lines_of_symbolic_problems_hold(world):
-    for line in read(world / "train" / "math.jsonl"):
+    for line in read_jsonl(world / "train" / "math.jsonl"):
         if line["task"] != "tiny_math500":
             continue
         for step in line["response"].split("\n")[:-1]:
@@ -156,7 +153,7 @@ def test_worked_lines_of_symbolic_problems_hold(world):
 
 def test_canonical_solutions_pass_and_their_tests_tell_functions_apart(world):
     for task in ("tiny_humaneval_plus", "tiny_mbpp_plus"):
-        for line in read(world / "tasks" / f"{task}.jsonl"):
+        for line in read_jsonl(world / "tasks" / f"{task}.jsonl"):
             scope: dict = {}
             exec(line["prompt"] + line["canonical_solution"], scope)
             if task == "tiny_mbpp_plus":
@@ -172,7 +169,7 @@ def test_canonical_solutions_pass_and_their_tests_tell_functions_apart(world):
 
 
 def test_code_responses_start_with_the_prefix_and_define_the_asked_function(world):
-    records = read(world / "calibration" / "code.jsonl")
+    records = read_jsonl(world / "calibration" / "code.jsonl")
     for line in records:
         assert line["response"].startswith(CODE_PREFIX) and line["response"].endswith("\n```")
         code = line["response"].removeprefix(CODE_PREFIX).removesuffix("\n```")
@@ -181,12 +178,14 @@ def test_code_responses_start_with_the_prefix_and_define_the_asked_function(worl
 
 
 def test_evalplus_ids_are_of_the_kind_it_knows_and_outside_its_special_cases(world):
-    assert read(world / "tasks" / "tiny_humaneval_plus.jsonl")[0]["task_id"] == "HumanEval/0"
-    assert all(int(line["task_id"].split("/")[1]) >= 1000 for line in read(world / "tasks" / "tiny_mbpp_plus.jsonl"))
+    assert read_jsonl(world / "tasks" / "tiny_humaneval_plus.jsonl")[0]["task_id"] == "HumanEval/0"
+    assert all(
+        int(line["task_id"].split("/")[1]) >= 1000 for line in read_jsonl(world / "tasks" / "tiny_mbpp_plus.jsonl")
+    )
 
 
 def test_tokenizer_gives_back_every_text(world, tokenizer):
-    texts = [line[key] for line in read(world / "train" / "pretrain.jsonl") for key in ("prompt", "response")]
+    texts = [line[key] for line in read_jsonl(world / "train" / "pretrain.jsonl") for key in ("prompt", "response")]
     for text in [*texts, "naïve ∑ x² \t\n  tail  "]:
         assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
 
@@ -210,7 +209,7 @@ def test_chat_template_and_special_tokens(tokenizer):
 
 def test_every_example_fits_the_model(world, tokenizer):
     for path in (world / "train").glob("*.jsonl"):
-        for line in read(path):
+        for line in read_jsonl(path):
             turns = [{"role": "user", "content": line["prompt"]}, {"role": "assistant", "content": line["response"]}]
             text = tokenizer.apply_chat_template(turns, tokenize=False)
             assert len(tokenizer(text)["input_ids"]) <= SMALL.max_length

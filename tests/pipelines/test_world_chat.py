@@ -1,6 +1,5 @@
 """The tiny world's third domain: facts that hold, instructions that can be followed, choices with one right answer."""
 
-import json
 import random
 import re
 from pathlib import Path
@@ -15,13 +14,10 @@ from pipelines.world.choices import sample_choice
 from pipelines.world.generic import generic_text
 from pipelines.world.instructions import LONGEST, sample_instruction
 from pipelines.world.problems import draw
+from tests.pipelines.small_world import read_jsonl
 
 SMALL = WorldConfig(vocabulary=512, pretrain=200, finetune=60, calibration=60, heldout=20, validation=10, test=20)
 GUESSED = ("change_case:english_capital", "change_case:english_lowercase", "language:response_language")
-
-
-def read(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +118,7 @@ def test_facts_told_are_true_and_stay_the_same():
 
 
 def test_calibration_records_can_be_judged(world):
-    records = read(world / "calibration" / "chat.jsonl")
+    records = read_jsonl(world / "calibration" / "chat.jsonl")
     assert {record["task"] for record in records} == {"tiny_ifeval", "tiny_commonsense_qa"}
     for task in ("tiny_ifeval", "tiny_commonsense_qa"):
         mine = [record for record in records if record["task"] == task]
@@ -132,19 +128,19 @@ def test_calibration_records_can_be_judged(world):
 
 
 def test_chats_training_set_tells_facts_and_has_both_tasks(world):
-    records = read(world / "train" / "chat.jsonl")
+    records = read_jsonl(world / "train" / "chat.jsonl")
     assert len(records) == SMALL.finetune
     assert sum(record["id"].startswith("fact") for record in records) == round(SMALL.finetune / 4)
     assert {record["task"] for record in records} == {"tiny_ifeval", "tiny_commonsense_qa", ""}
-    mixture = read(world / "train" / "pretrain.jsonl")
+    mixture = read_jsonl(world / "train" / "pretrain.jsonl")
     assert not {record["task"] for record in mixture} & {"tiny_ifeval", "tiny_commonsense_qa"}
 
 
 def test_generic_text_is_prompts_of_no_domain(world):
-    records = read(world / "calibration" / "generic.jsonl")
+    records = read_jsonl(world / "calibration" / "generic.jsonl")
     assert len(records) == SMALL.calibration == len({record["prompt"] for record in records})
     assert {(record["response"], record["task"]) for record in records} == {(None, None)}
-    prompts = {record["prompt"] for path in (world / "train").glob("*.jsonl") for record in read(path)}
+    prompts = {record["prompt"] for path in (world / "train").glob("*.jsonl") for record in read_jsonl(path)}
     assert not prompts & {record["prompt"] for record in records}
     words = {word for record in records for word in re.findall(r"[a-z]+", record["prompt"].lower())}
     assert not words & set(facts.THINGS)
