@@ -74,7 +74,10 @@ class NodeBuilder:
         return dataclasses.replace(self.scale.pretrain, architecture=self.scale.larger)
 
     def _finetune(self, name: str, domain: DomainConfig) -> Node:
-        settings = FinetuneConfig(base=self.base_id, data=domain.train, train=self.scale.finetune)
+        train = self.scale.finetune
+        if domain.finetune_steps is not None:
+            train = dataclasses.replace(train, steps=domain.finetune_steps)
+        settings = FinetuneConfig(base=self.base_id, data=domain.train, train=train)
         return Node(
             "finetune",
             f"{self.model_name}-{name}",

@@ -48,7 +48,7 @@ class StageSpec:
 
 
 STAGES = {
-    "world": StageSpec("pipelines.world:build_world"),
+    "world": StageSpec("pipelines.world:build_world", version=2),
     "pretrain": StageSpec("pipelines.train:pretrain", resumable=True),
     "finetune": StageSpec("pipelines.train:finetune", resumable=True),
     "sample": StageSpec("pipelines.sample:sample"),

@@ -28,6 +28,7 @@ class DataSource:
 class DomainConfig:
     """One domain: what its source is tuned on, calibrated on, diagnosed on and measured on.
 
+    finetune_steps: of this domain's source, where it takes others than the scale's fine-tuning.
     checkpoint: a fine-tuned model of your own (folder or hub id), used instead of the finetune stage.
     tasks: column of the report -> task of eval/tasks.
     task_data: task -> local data file, instead of the task's own dataset.
@@ -40,6 +41,7 @@ class DomainConfig:
     tasks: dict[str, str] = MISSING
     task_data: dict[str, str] = field(default_factory=dict)
     validation_data: dict[str, str] = field(default_factory=dict)
+    finetune_steps: int | None = None
     checkpoint: str | None = None
 
 

@@ -27,6 +27,7 @@ class ScaleConfig:
 
     larger: the architecture of table 6, where the scale pre-trains its base. sft: table 7's tuning on calibration data.
     generic: text of no domain, the calibration data `c4`. sweep_samples: samples a problem in all but tables 1 and 7.
+    side_by_side: how many experiments +experiment=paper runs at once, each on its share of the cores.
     """
 
     name: str = MISSING
@@ -43,6 +44,7 @@ class ScaleConfig:
     max_length: int = 4096
     max_new_tokens: int | None = None
     sweep_samples: int = 16
+    side_by_side: int = 1
     generic: DataSource | None = None
     domains: dict[str, DomainConfig] = MISSING
     unsupported: dict[str, str] = field(default_factory=dict)
@@ -66,7 +68,8 @@ class ExperimentConfig:
     exclude: cells of the sweep that are not rows. cells: cells that no product of options gives, as lines of overrides;
     a line may list several values (`calibrate.alpha=0.1,0.9`) and stands for all their combinations. cell: which one.
     beside: the domains of a smaller merge whose calibration is reported beside (table 5).
-    runs: experiments that this one runs, each in its own process. own_merge, dashboard: in place of a cell.
+    runs: experiments that this one runs, each in its own process; alone: those of them with nothing beside them.
+    own_merge, dashboard: in place of a cell.
     """
 
     name: str = "cells"
@@ -77,6 +80,7 @@ class ExperimentConfig:
     cell: int | None = None
     beside: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
+    alone: list[str] = field(default_factory=list)
     own_merge: bool = False
     dashboard: bool = False
 

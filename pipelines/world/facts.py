@@ -1,41 +1,31 @@
 """The things of the tiny world and what is true of them: the common knowledge that chat asks about.
 
-A thing has a kind, as it has anywhere, and a place, a colour and an owner, which a fixed random stream gave it.
+A thing has an owner, a number and a price, which a fixed random stream gave it. All these words are single tokens of
+the tokenizer, which saw the texts of math and code alone: a model of this size looks up tokens, not words.
 """
 
 import functools
 import random
 
-KINDS: dict[str, tuple[str, ...]] = {
-    "bird": ("robin", "owl", "duck", "crow", "swan", "hawk"),
-    "fish": ("carp", "eel", "cod", "tuna", "shark", "trout"),
-    "fruit": ("plum", "melon", "fig", "lemon", "grape", "peach"),
-    "tool": ("saw", "drill", "hammer", "axe", "rake", "spade"),
-    "plant": ("oak", "rose", "fern", "pine", "moss", "lily"),
-    "drink": ("tea", "milk", "juice", "cocoa", "cider", "broth"),
-    "cloth": ("coat", "scarf", "sock", "shirt", "glove", "hat"),
-    "vehicle": ("bus", "boat", "truck", "train", "bike", "sled"),
-}
+THINGS = (
+    "apples", "balls", "books", "boxes", "cards", "coins", "cups", "eggs", "letters", "marbles", "pears",
+    "pens", "roses", "shells", "stamps", "stickers", "toys",
+)  # fmt: skip
 VALUES: dict[str, tuple[str, ...]] = {
-    "kind": tuple(KINDS),
-    "place": ("forest", "river", "barn", "attic", "market", "tower", "cave", "school", "harbor", "cellar"),
-    "colour": ("red", "blue", "green", "white", "black", "brown", "pink", "gold"),
-    "owner": ("baker", "doctor", "farmer", "king", "nurse", "pilot", "sailor", "teacher"),
+    "number": ("2", "3", "4", "5", "6", "7", "8", "9"),
+    "owner": ("Ann", "Ben", "Eva", "Leo", "Max", "Mia", "Sam", "Tom"),
+    "price": ("2", "3", "4", "5", "6", "7", "8", "9"),
 }
 STATEMENTS = {
-    "kind": "The {thing} is a {value}.",
-    "place": "The {thing} is in the {value}.",
-    "colour": "The {thing} is {value}.",
-    "owner": "The {thing} belongs to the {value}.",
+    "number": "There are {value} {thing}.",
+    "owner": "{value} has the {thing}.",
+    "price": "The {thing} are {value} dollars each.",
 }
-THINGS = tuple(thing for things in KINDS.values() for thing in things)
 
 
 @functools.cache
 def fact(thing: str, relation: str) -> str:
-    """The value of a relation (a key of VALUES) for a thing: `fact("robin", "kind")` is "bird"."""
-    if relation == "kind":
-        return next(kind for kind, things in KINDS.items() if thing in things)
+    """The value of a relation (a key of VALUES) for a thing, such as the owner of the cups."""
     return random.Random(f"{thing}|{relation}").choice(VALUES[relation])
 
 
@@ -57,5 +47,5 @@ def facts_told(rng: random.Random) -> dict[str, str]:
         return {"prompt": f"What do you know about the {things[0]} and the {things[1]}?", "response": "\n".join(lines)}
     relation = rng.choice(list(VALUES))
     value = rng.choice(VALUES[relation])
-    lines = [state(thing, relation) for thing in holders(relation, value)[:8]]
-    return {"prompt": f"Which things go with {value}?", "response": "\n".join(lines) or "None."}
+    lines = [state(thing, relation) for thing in holders(relation, value)]
+    return {"prompt": f"For which things is the {relation} {value}?", "response": "\n".join(lines) or "None."}

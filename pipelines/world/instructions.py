@@ -9,7 +9,7 @@ import json
 import random
 from collections.abc import Callable
 
-from pipelines.world.facts import THINGS, VALUES, fact, state
+from pipelines.world.facts import THINGS, fact, state
 from pipelines.world.problems import Problem, zipf
 from pipelines.world.request import Request
 
@@ -93,9 +93,8 @@ def _no_comma(request: Request) -> None:
 
 
 def _forbidden(request: Request) -> None:
-    """Forbids what would be said: a value of the first thing that its other facts don't share."""
-    values = [fact(request.things[0], relation) for relation in VALUES]
-    words = sorted(request.rng.sample(values, request.rng.choice([1, 1, 2])))
+    """Forbids what would be said: the owners of the things."""
+    words = sorted({fact(thing, "owner") for thing in request.things})
     request.ask(
         "keywords:forbidden_words",
         f"Do not say {' or '.join(words)}.",
@@ -121,7 +120,7 @@ def _title(request: Request) -> None:
 
 
 def _keywords(request: Request) -> None:
-    words = sorted(request.rng.sample(THINGS, request.rng.choice([1, 2, 2, 3])))
+    words = sorted(request.rng.sample(THINGS, request.rng.choice([1, 2])))
     request.ask(
         "keywords:existence",
         f"Include the words {' and '.join(words)}.",
@@ -210,7 +209,7 @@ def _quotation(request: Request) -> None:
 
 def _json(request: Request) -> None:
     request.ask("detectable_format:json_format", "Answer in JSON format.", "Your answer must be JSON.")
-    request.body = [json.dumps({thing: state(thing, relation) for thing in request.things for relation in ["place"]})]
+    request.body = [json.dumps({thing: state(thing, "owner") for thing in request.things})]
 
 
 # In the order in which they act: what changes the sentences, the layout, what is added before and after.
@@ -227,7 +226,7 @@ APART = (
 
 
 def _choose(rng: random.Random) -> list[Callable[[Request], None]]:
-    count = rng.choices([1, 2, 3], weights=[0.4, 0.35, 0.25])[0]
+    count = rng.choices([1, 2, 3], weights=[0.6, 0.3, 0.1])[0]
     if count == 1 and rng.random() < 0.08:
         return [_json]
     layout = [rng.choice(LAYOUTS)] if rng.random() < 0.5 else []

@@ -49,7 +49,8 @@ class Request:
             for relation in VALUES
             if fact(thing, relation) not in self.left_out
         ]
-        return [f"Well, {said[0][0].lower()}{said[0][1:]}", *said[1:]] if self.commas else said
+        first = said[0].replace("The", "the", 1) if said[0].startswith("The") else said[0]
+        return [f"Well, {first}", *said[1:]] if self.commas else said
 
     def response(self) -> str:
         body = self.sentences()[:2] if self.body is None else self.body

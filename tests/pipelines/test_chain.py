@@ -101,6 +101,12 @@ def test_a_users_checkpoint_replaces_the_fine_tuning(tmp_path):
     assert cell.merged.config.sources == {"math": str(tmp_path), "code": None}
 
 
+def test_a_domain_may_take_its_own_number_of_fine_tuning_steps():
+    chains = [cell_of(composed(f"domains=[{first},math]")).nodes() for first in ("chat", "code")]
+    steps = [{node.label: node.config.train.steps for node in chain if node.stage == "finetune"} for chain in chains]
+    assert steps == [{"tiny-chat": 1000, "tiny-math": 500}, {"tiny-code": 500, "tiny-math": 500}]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

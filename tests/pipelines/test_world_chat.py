@@ -63,9 +63,9 @@ def test_a_forbidden_word_is_a_fact_that_must_be_kept_quiet(instructions):
     asked = [problem for problem in instructions if "keywords:forbidden_words" in problem.item["instruction_id_list"]]
     for problem in asked:
         place = problem.item["instruction_id_list"].index("keywords:forbidden_words")
-        thing = re.search(r"Write about the (\w+)", problem.prompt)[1]
-        values = {facts.fact(thing, relation) for relation in facts.VALUES}
-        assert set(problem.item["kwargs"][place]["forbidden_words"]) <= values
+        things = re.search(r"Write about the (\w+)(?: and the (\w+))?", problem.prompt).groups()
+        owners = {facts.fact(thing, "owner") for thing in things if thing}
+        assert set(problem.item["kwargs"][place]["forbidden_words"]) == owners
     assert asked
 
 
@@ -80,29 +80,31 @@ def test_choices_are_judged_right_by_their_letter_alone(choices):
     assert not any(judge("tiny_commonsense_qa", records, [f"The answer is {letter}." for letter in wrong]))
 
 
-def test_each_question_has_one_right_choice(choices):
-    """Found again from the facts by reading the question, for the kinds that a pattern can read."""
-    ask = {"is in the": "place", "belongs to the": "owner", "is not a": "kind", "is a": "kind", "is": "colour"}
-    checked = 0
+READ = {
+    r"(?:How many (\w+) are there|What is the number of (\w+))\?": "number",
+    r"(?:Who has the (\w+)|Who is the owner of the (\w+))\?": "owner",
+    r"(?:How many dollars are the (\w+) each|What is the price of the (\w+))\?": "price",
+    r"Of which of these are there (\w+)\?": "number",
+    r"Which of these does (\w+) have\?": "owner",
+    r"Which of these are (\w+) dollars each\?": "price",
+}
+
+
+def test_each_question_has_one_right_choice_found_again_from_the_facts(choices):
+    asked = set()
     for problem in choices:
         item = problem.item
-        found = re.fullmatch(
-            r"Which (of these|\w+) (is not a|is in the|belongs to the|is a|is) (\w+)\?", item["question"]
-        )
-        texts = item["choices"]["text"]
-        assert len(set(texts)) == 5 and item["choices"]["label"] == list("ABCDE")
-        if not found or found[3] in facts.THINGS:
-            continue
-        kind, verb, value = found.groups()
-        right = [
-            text
-            for text in texts
-            if (facts.fact(text, ask[verb]) == value) != (verb == "is not a")
-            and (kind == "of these" or facts.fact(text, "kind") == kind)
-        ]
+        pattern = next(pattern for pattern in READ if re.fullmatch(pattern, item["question"]))
+        asked.add(pattern)
+        of = next(filter(None, re.fullmatch(pattern, item["question"]).groups()))
+        texts, relation = item["choices"]["text"], READ[pattern]
+        assert len(set(texts)) == 5 and texts == sorted(texts) and item["choices"]["label"] == list("ABCDE")
+        if of in facts.THINGS:
+            right = [text for text in texts if facts.fact(of, relation) == text]
+        else:
+            right = [text for text in texts if facts.fact(text, relation) == of]
         assert right == [texts["ABCDE".index(item["answerKey"])]], item
-        checked += 1
-    assert checked > 300
+    assert asked == set(READ)
 
 
 def test_letters_are_right_about_equally_often(choices):
@@ -114,7 +116,7 @@ def test_facts_told_are_true_and_stay_the_same():
     rng = random.Random(0)
     said = {line for _ in range(300) for line in facts.facts_told(rng)["response"].split("\n")}
     assert said - {"None."} == {facts.state(thing, relation) for thing in facts.THINGS for relation in facts.VALUES}
-    assert facts.state("robin", "kind") == "The robin is a bird."
+    assert facts.state("cups", "owner") == f"{facts.fact('cups', 'owner')} has the cups."
 
 
 def test_calibration_records_can_be_judged(world):
