@@ -140,14 +140,15 @@ class ExpertBlocks(_TwoLevel):
         self._scale = inverse.sqrt()
         self._inverse = torch.empty(experts, hidden, hidden, dtype=operator.dtype, device=operator.device)
         count = _share(operator, sampled)
-        eight_bits = operator.dtype == torch.float32 and operator.device.type == "cpu"
+        tokens = sum(round(1 / domain.weight) for domain in operator.domains)
+        eight_bits = sampled < tokens and operator.dtype == torch.float32 and operator.device.type == "cpu"
         for first in range(0, experts, _TOGETHER):
             chunk = slice(first, first + _TOGETHER)
             q = _curvatures(operator, chunk)
             norms = _norms(operator, inverse[chunk])
             for row in range(len(q)):
                 expert = first + row
-                if eight_bits and count < q.shape[1]:
+                if eight_bits:
                     gram = _gram_int8(operator, q[row], norms[row], self._scale[expert], count)
                 else:
                     chosen, pi = _draw(q[row] * norms[row], count, seed + expert)
@@ -196,24 +197,32 @@ def _invert(gram: Tensor, coupling: float, damping: float) -> Tensor:
 
 
 def _gram_int8(operator: PrecisionOperator, q: Tensor, norms: Tensor, scale: Tensor, count: int) -> Tensor:
-    """E[q_e S x xᵀ S] of all processes from `count` draws, S = diag(scale), in int8.
+    """S E[q_e x xᵀ] S of all processes from about `count` tokens in int8; S = diag(scale), norms: ‖S x‖².
 
-    A token is drawn in proportion to q · norm, the long ones several times over; with S x brought to unit length all
-    draws then weigh the same, and one step of quantisation fits them all.
+    Tokens are drawn as in `_draw`, π = min(1, c · weight), weight = q · norm. Then √(c q / π) S x has length 1, a token
+    that is always in √(c · weight): one step of quantisation fits all.
     """
-    edges = (q * norms).double().cumsum(0)
-    middles = (torch.arange(count, dtype=torch.float64) + 0.5) * (edges[-1] / count)
-    chosen = torch.searchsorted(edges, middles).clamp_(max=len(q) - 1)
-    counts = [len(domain.features) for domain in operator.domains]
-    starts = [sum(counts[:index]) for index in range(len(counts))]
-    cuts = torch.searchsorted(chosen, torch.tensor([*starts, sum(counts)])).tolist()
-    level = (len(scale) ** 0.5 * _LEVELS / _CLIP) * norms.rsqrt()
-    rows = torch.empty(count, len(scale), dtype=torch.int8)
-    for index, domain in enumerate(operator.domains):
-        part = slice(cuts[index], cuts[index + 1])
-        x = domain.features[chosen[part] - starts[index]].to(operator.dtype)
-        rows[part] = x.mul_(scale).mul_(level[chosen[part], None]).round_().clamp_(-_LEVELS, _LEVELS)
-    return operator.reduce(torch._int_mm(rows.T, rows).to(operator.dtype).mul_(edges[-1] / count))
+    count = min(count, len(q))
+    weights = (q * norms).double()
+    factor = count / weights.sum().clamp(min=1e-300)
+    for _ in range(3):  # c, such that the inclusion probabilities sum to `count`
+        factor = factor * (count / (factor * weights).clamp_(max=1).sum().clamp(min=1))
+    weights *= factor
+    edges = weights.clamp(max=1).cumsum(0)
+    steps = torch.arange(int(edges[-1] + 0.5), dtype=torch.float64) + 0.5
+    chosen = torch.searchsorted(edges, steps.clamp_(max=edges[-1])).unique_consecutive()
+    length = weights[chosen].clamp_(min=1).sqrt_().to(q.dtype)
+    clip = max(_CLIP, _CLIP / 2 * float(length.max())) if len(chosen) else _CLIP
+    level = len(scale) ** 0.5 * _LEVELS / clip
+    length *= level * norms[chosen].rsqrt()
+    rows = torch.zeros(max(len(chosen), count + 16), len(scale), dtype=torch.int8)  # each new shape is compiled for
+    start = first = 0
+    for domain in operator.domains:
+        cut = int(torch.searchsorted(chosen, start + len(domain.features)))
+        x = domain.features[chosen[first:cut] - start].to(operator.dtype).mul_(scale)
+        rows[first:cut] = x.mul_(length[first:cut, None]).round_().clamp_(-_LEVELS, _LEVELS)
+        start, first = start + len(domain.features), cut
+    return operator.reduce(torch._int_mm(rows.T, rows).to(operator.dtype).div_(factor * level**2))
 
 
 def _curvatures(operator: PrecisionOperator, experts: slice) -> Tensor:
