@@ -28,7 +28,7 @@ from harc.routers import Activation
 Hessian = Literal["full", "diagonal", "identity"]
 Reduce = Callable[[Tensor], Tensor]
 _SMALL = 1 << 27  # tokens × experts × hidden up to which work is float64
-_BLOCK_BYTES = 1 << 22  # features of a block in the working precision: small enough to stay in cache between passes
+_BLOCK_BYTES = 1 << 21  # features of a block in the working precision: small enough to stay in cache between passes
 
 
 @dataclass(frozen=True)
@@ -190,9 +190,11 @@ def block_tokens(hidden: int, dtype: torch.dtype) -> int:
 
 
 def token_blocks(x: Float[Tensor, "tokens hidden"], dtype: torch.dtype) -> Iterator[Float[Tensor, "block hidden"]]:
-    """Yields consecutive tokens, upcast to `dtype` a block at a time."""
-    for block in x.split(block_tokens(x.shape[1], dtype)):
-        yield block.to(dtype)
+    """Yields consecutive tokens, upcast to `dtype` a block at a time, each valid until the next: they share memory."""
+    size = block_tokens(x.shape[1], dtype)
+    room = None if x.dtype == dtype else torch.empty(min(size, len(x)), x.shape[1], dtype=dtype, device=x.device)
+    for block in x.split(size):
+        yield block if room is None else room[: len(block)].copy_(block)
 
 
 def _where_not_finite(index: int, x: Tensor) -> str:
