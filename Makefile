@@ -33,6 +33,9 @@ $(VENV)/.ready: pyproject.toml
 table1: setup ## python run.py +experiment=table1 (ARGS="..." adds overrides)
 	$(BIN)/python run.py +experiment=table1 $(ARGS)
 
+paper: setup ## python run.py +experiment=paper: every table and figure, and a page that links them
+	$(BIN)/python run.py +experiment=paper $(ARGS)
+
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test: setup lint types ## every check and test
