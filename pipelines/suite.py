@@ -22,7 +22,7 @@ from pipelines.config import Config
 
 log = logging.getLogger(__name__)
 _RUN = Path(__file__).resolve().parent.parent / "run.py"
-_LOGGED = re.compile(r"\d\d:\d\d:\d\d [A-Z] ")  # how a line of conf/hydra/job_logging begins
+_SHOWN = re.compile(r"\d\d:\d\d:\d\d [A-Z] |error: |Report: ")  # how a line begins that is shown here as well
 
 Cores = list[int] | None
 
@@ -30,8 +30,8 @@ Cores = list[int] | None
 def run_suite(config: Config) -> None:
     """Runs `config.experiment.runs` with the user's own overrides, then makes the index page.
 
-    Up to `scale.side_by_side` of them run at once, what they print goes to a file each, and their log is shown with the
-    name before it. Those of `experiment.alone` follow one by one, with all cores.
+    Up to `scale.side_by_side` of them run at once, what they print goes to a file each, and its log lines are shown with
+    the name before them. Those of `experiment.alone` follow one by one, with all cores.
 
     Raises:
         RuntimeError: some of them failed; names them.
@@ -114,7 +114,7 @@ def _run(name: str, own: Sequence[str], cores: Cores, logs: Path) -> int:
             for line in process.stdout:
                 said = line.rstrip("\n").rpartition("\r")[2]  # what a progress bar drew over itself is left out
                 print(said, file=file, flush=True)
-                if _LOGGED.match(said):
+                if _SHOWN.match(said):
                     print(f"[{name}] {said}", file=sys.stderr, flush=True)
         status = process.returncode
     log.info("+experiment=%s: exit status %d after %.0f s", name, status, time.time() - began)

@@ -5,7 +5,7 @@ import torch
 
 import harc
 from harc.operator import PrecisionOperator
-from harc.preconditioner import _draw, make_preconditioner
+from harc.preconditioner import make_preconditioner
 from harc.solver import solve, solve_router
 
 TOLERANCE = 1e-5  # relative, on the weight: float32 work, residual of 1e-6 or less
@@ -170,20 +170,6 @@ def test_factors_of_few_sampled_tokens_keep_the_answer(variant, name) -> None:
     expected = dense_solution(features, routers, start, **variant)
     assert solution.converged, solution.reason
     assert (solution.weight - expected).norm() / expected.norm() < TOLERANCE
-
-
-def test_draws_are_unbiased_and_keep_the_likely_ones() -> None:
-    generator = torch.Generator().manual_seed(13)
-    weights = torch.rand(500, generator=generator) ** 4
-    weights[17] = 1e3
-    values = torch.rand(500, generator=generator)
-    estimates = []
-    for seed in range(400):
-        chosen, pi = _draw(weights, 50, seed)
-        assert 17 in chosen
-        assert abs(len(chosen) - 50) <= 1
-        estimates.append(float((values[chosen] / pi * weights[chosen]).sum()))
-    assert sum(estimates) / len(estimates) == pytest.approx(float((values * weights).sum()), rel=1e-3)
 
 
 def test_residual_history_and_iteration_limit(caplog) -> None:
