@@ -106,13 +106,12 @@ def _run(name: str, own: Sequence[str], cores: Cores, logs: Path) -> int:
         environment = {**os.environ, "OMP_NUM_THREADS": str(len(cores))}
         with (
             printed.open("w", encoding="utf-8") as file,
-            subprocess.Popen(
-                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-            ) as process,
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process,
         ):
             assert process.stdout is not None
             for line in process.stdout:
-                said = line.rstrip("\n").rpartition("\r")[2]  # what a progress bar drew over itself is left out
+                text = line.decode(errors="replace").rstrip()
+                said = text.rpartition("\r")[2]  # what a progress bar drew over itself is left out
                 print(said, file=file, flush=True)
                 if _SHOWN.match(said):
                     print(f"[{name}] {said}", file=sys.stderr, flush=True)

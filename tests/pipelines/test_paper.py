@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines.suite import shares
+
 ROOT = Path(__file__).resolve().parents[2]
 BUDGET = [
     "scale.world.pretrain=3000", "scale.world.finetune=1000", "scale.world.calibration=60", "scale.world.heldout=30",
     "scale.world.test=2", "scale.world.validation=2", "scale.pretrain.steps=40", "scale.finetune.steps=8",
-    "scale.sft.epochs=0.3", "scale.sample.min_kept=1", "scale.sample.max_new_tokens=16", "scale.max_new_tokens=16",
+    "scale.domains.chat.finetune_steps=8", "scale.sft.epochs=0.3", "scale.sample.min_kept=1",
+    "scale.sample.max_new_tokens=16", "scale.max_new_tokens=16",
     "evaluate.samples=1", "evaluate.engine=transformers", "calibration_data=gt", "tracker=none",
 ]  # fmt: skip
 # The experiments of dozens of cells measure one benchmark, and the grid fewer settings.
@@ -77,6 +80,10 @@ def test_the_grids_choice_is_taken_by_another_run(outputs):
 def test_the_suite_runs_experiments_and_links_their_pages(outputs):
     done = run(outputs, "+experiment=paper", "experiment.runs=[fig4a,mismatch]")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    if len(shares(4)) > 1:  # side by side
+        printed = {path.stem: path.read_text() for path in outputs.glob("hydra/*/*-paper/*.log")}
+        assert "Report: " in printed["fig4a"] and "\r" not in printed["fig4a"]
+        assert "[fig4a] Report: " in done.stderr and "[mismatch] Report: " in done.stderr
     page = (outputs / "reports/paper-tiny/report.html").read_text()
     assert "../fig4a-tiny/report.html" in page and "../mismatch-tiny/report.html" in page
     made = {path: path.stat().st_mtime_ns for path in outputs.glob("*/*/manifest.json")}
