@@ -10,8 +10,10 @@ H(p) = diag(p) − p pᵀ. With q = p ∘ (1 − p):
 
 A product is two matrix products over the features, a block of tokens at a time: 4 T E d operations, memory of a block.
 Written with the difference W_i − W, the residual does not cancel; its sums over blocks are fp64. Work is fp32, or fp64
-where the problem is so small that it costs nothing. Other curvatures: `diagonal` has H = diag(q); so have sigmoid
-routers (independent Bernoulli), with p = sigmoid(W_i x). `identity` (H = I) needs no operator: see harc.solver.
+where the problem is so small that it costs nothing. Where features are stored in bf16 and the device multiplies it
+faster (GPUs), products round V and H z to bf16 and accumulate in fp32, about three digits; residuals never do, and the
+solver's refinement brings the answer to the same tolerance. Other curvatures: `diagonal` has H = diag(q); so have
+sigmoid routers (independent Bernoulli), with p = sigmoid(W_i x). `identity` (H = I) needs no operator: see harc.solver.
 """
 
 import copy
@@ -29,6 +31,7 @@ Hessian = Literal["full", "diagonal", "identity"]
 Reduce = Callable[[Tensor], Tensor]
 _SMALL = 1 << 27  # tokens × experts × hidden up to which work is float64
 _BLOCK_BYTES = 1 << 21  # features of a block in the working precision: small enough to stay in cache between passes
+_BLOCK_BYTES_GPU = 1 << 28  # there a block should rather keep all multiprocessors busy
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class PrecisionOperator:
     """Λ̃ of one layer over all its domains.
 
     Attributes: domains; coupling and damping (α and 1 − α, or 1 and β); coupled (whether H has the −p pᵀ part);
-    diagonal (D, float64); rhs (b, float64); dtype: the working precision.
+    diagonal (D, float64); rhs (b, float64); dtype: the working precision; fast: whether products are bf16.
     """
 
     def __init__(
@@ -59,10 +62,12 @@ class PrecisionOperator:
         activation: Activation = "softmax",
         dtype: torch.dtype | None = None,
         reduce: Reduce | None = None,
+        fast: bool | None = None,
     ) -> None:
         """Computes probabilities and diagonal in one pass. `reduce` sums a tensor over data-parallel processes.
 
-        dtype: the working precision, by default chosen by size (see `working_dtype`).
+        dtype: the working precision, by default chosen by size (see `working_dtype`). fast: products in bf16, by
+        default for bf16 features on a GPU.
 
         Raises:
             ValueError: shapes that do not fit, a domain without tokens, values that are not finite.
@@ -70,6 +75,8 @@ class PrecisionOperator:
         check_inputs(features, routers, shared=reduce is not None)
         self.dtype = dtype or working_dtype(features, routers)
         self.device = features[0].device
+        stored = {x.dtype for x in features} == {torch.bfloat16} and self.dtype == torch.float32
+        self._may_be_fast = stored and (self.device.type == "cuda" if fast is None else fast)
         self.coupled = hessian == "full" and activation == "softmax"
         self.reduce: Reduce = reduce or (lambda tensor: tensor)
         self.shape = tuple(routers[0].shape)
@@ -86,8 +93,15 @@ class PrecisionOperator:
         other._regularise(alpha, beta)
         return other
 
+    def exact(self) -> "PrecisionOperator":
+        """The operator with products in the working precision, over the same statistics."""
+        other = copy.copy(self)
+        other.fast = other._may_be_fast = False
+        return other
+
     def _regularise(self, alpha: float, beta: float | None) -> None:
         self.coupling, self.damping = (alpha, 1 - alpha) if beta is None else (1.0, beta)
+        self.fast = self._may_be_fast and not self.singular  # rounding would leave the space that Λ sees
         self.rhs = self.residual(torch.zeros(self.shape, dtype=torch.float64, device=self.device))
 
     @property
@@ -96,15 +110,20 @@ class PrecisionOperator:
         return self.coupled and self.damping == 0
 
     def product(self, v: Float[Tensor, "experts hidden"]) -> Float[Tensor, "experts hidden"]:
-        """The product Λ̃ V in the working precision."""
+        """The product Λ̃ V in the working precision; about three digits of it if `fast`."""
         out = (self.damping * self.diagonal).to(v.dtype) * v
         if not self.coupling:
             return out
         total = torch.zeros_like(v)
         for domain in self.domains:
             part = torch.zeros_like(v)
-            for x, c in self.blocks(domain):
-                part.addmm_(self._bend(c, x @ v.T).T, x)
+            if self.fast:
+                rounded = v.bfloat16().T
+                for x, c in zip(self._split(domain.features), self._split(domain.curvature), strict=True):
+                    part += matmul_bf16(self._bend(c, matmul_bf16(x, rounded)).bfloat16().T, x)
+            else:
+                for x, c in self.blocks(domain):
+                    part.addmm_(self._bend(c, x @ v.T).T, x)
             total.add_(part, alpha=domain.weight)
         return out.add_(self.reduce(total), alpha=self.coupling)
 
@@ -126,8 +145,8 @@ class PrecisionOperator:
         """Yields (features in the working precision, curvature) of consecutive tokens."""
         yield from zip(token_blocks(domain.features, self.dtype), self._split(domain.curvature), strict=True)
 
-    def _split(self, curvature: Tensor) -> tuple[Tensor, ...]:
-        return curvature.split(block_tokens(self.shape[1], self.dtype))
+    def _split(self, per_token: Tensor) -> tuple[Tensor, ...]:
+        return per_token.split(block_tokens(self.shape[1], self.dtype, self.device))
 
     def _bend(self, c: Tensor, z: Tensor) -> Tensor:
         """H(p) z for a block of tokens, in place."""
@@ -184,14 +203,20 @@ def working_dtype(features: Sequence[Tensor], routers: Sequence[Tensor]) -> torc
     return torch.float64 if small or features[0].dtype == torch.float64 else torch.float32
 
 
-def block_tokens(hidden: int, dtype: torch.dtype) -> int:
+def block_tokens(hidden: int, dtype: torch.dtype, device: torch.device) -> int:
     """How many tokens make a block."""
-    return max(64, _BLOCK_BYTES // (hidden * dtype.itemsize))
+    room = _BLOCK_BYTES if device.type == "cpu" else _BLOCK_BYTES_GPU
+    return max(64, room // (hidden * dtype.itemsize))
+
+
+def matmul_bf16(a: Tensor, b: Tensor) -> Tensor:
+    """The product of two bf16 matrices, accumulated and returned in fp32 (which torch has on GPUs only)."""
+    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
 
 
 def token_blocks(x: Float[Tensor, "tokens hidden"], dtype: torch.dtype) -> Iterator[Float[Tensor, "block hidden"]]:
     """Yields consecutive tokens, upcast to `dtype` a block at a time, each valid until the next: they share memory."""
-    size = block_tokens(x.shape[1], dtype)
+    size = block_tokens(x.shape[1], dtype, x.device)
     room = None if x.dtype == dtype else torch.empty(min(size, len(x)), x.shape[1], dtype=dtype, device=x.device)
     for block in x.split(size):
         yield block if room is None else room[: len(block)].copy_(block)

@@ -2,7 +2,8 @@
 
 The weight is kept in float64; conjugate gradients solve for a correction in the working precision, Λ̃ δ = b − Λ̃ W, and
 when they believe ‖residual‖ ≤ tol ‖b‖ the true residual is computed from the new weight. Only that one ends the solve;
-otherwise the next round starts from it. Identity Hessian: ( Σ_i G̃_i ) Wᵀ = Σ_i G̃_i W_iᵀ, G_i = E[x xᵀ], directly.
+otherwise the next round starts from it. With products in bf16 a round goes for two digits, and the rest is done in the
+working precision where that stalls. Identity Hessian: ( Σ_i G̃_i ) Wᵀ = Σ_i G̃_i W_iᵀ, G_i = E[x xᵀ], directly.
 Where Λ̃ is singular (α = 1), the solution closest to the start is the one returned.
 """
 
@@ -21,6 +22,7 @@ from harc.preconditioner import Preconditioner, PreconditionerName, make_precond
 from harc.routers import Activation
 
 log = logging.getLogger(__name__)
+_FAST_ROUND = 0.01  # what a round with bf16 products aims at, of the residual that it starts from
 
 
 @dataclass
@@ -144,8 +146,9 @@ def solve(
     residuals, iterations, reason, stalls = [best], 0, "", 0
     target = tol * norm * (0.1 if operator.dtype == torch.float64 else 1)  # a digit to spare where it costs nothing
     while best > tol and not reason:
+        goal = max(target, _FAST_ROUND * float(r.norm())) if operator.fast else target
         step, steps, broke = conjugate_gradients(
-            operator, r.to(operator.dtype), preconditioner, target, max_iter - iterations
+            operator, r.to(operator.dtype), preconditioner, goal, max_iter - iterations
         )
         w = best_w + step.double()
         r = operator.residual(w)
@@ -161,6 +164,8 @@ def solve(
         if best > tol:
             if iterations >= max_iter:
                 reason = "iteration limit"
+            elif stalls >= 2 and operator.fast:
+                operator, stalls = operator.exact(), 0
             elif stalls >= 2:
                 reason = broke or "stagnation"
     if operator.singular:

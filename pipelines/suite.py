@@ -30,7 +30,7 @@ Cores = list[int] | None
 def run_suite(config: Config) -> None:
     """Runs `config.experiment.runs` with the user's own overrides, then makes the index page.
 
-    Up to `scale.side_by_side` of them run at once, what they print goes to a file each, and its log lines are shown with
+    Up to `scale.side_by_side` of them run at once; what they print goes to a file each, whose log lines are shown with
     the name before them. Those of `experiment.alone` follow one by one, with all cores.
 
     Raises:

@@ -223,3 +223,34 @@ def test_several_alphas_share_statistics() -> None:
     assert torch.allclose(other.product(v), fresh.product(v))
     assert other.domains[0].curvature is operator.domains[0].curvature
     assert operator.coupling == 0.9
+
+
+@pytest.mark.parametrize("variant", [{"alpha": 0.9}, {"beta": 0.1}, {"activation": "sigmoid"}], ids=str)
+def test_bf16_products_are_refined_to_the_same_answer(variant) -> None:
+    """On a GPU they are the default for bf16 features; rounding is the same here, where they are only slower."""
+    features, routers = problem(tokens=(3000, 2000), hidden=24, seed=16, dtype=torch.bfloat16)
+    start = torch.stack(routers).double().mean(0)
+    exact = PrecisionOperator(features, routers, dtype=torch.float32, **variant)
+    fast = PrecisionOperator(features, routers, dtype=torch.float32, fast=True, **variant)
+    assert fast.fast and not exact.fast
+    assert not fast.regularised(1.0).fast or not fast.coupled  # rounding would leave the space that Λ sees
+    v = torch.randn(start.shape, generator=torch.Generator().manual_seed(16))
+    error = float((fast.product(v) - exact.product(v)).norm() / exact.product(v).norm())
+    assert 1e-5 < error < 1e-2
+    solution = solve(fast, start, make_preconditioner(fast), tol=1e-6)
+    expected = dense_solution(features, routers, start, **variant)
+    assert solution.converged and solution.residual <= 1e-6
+    assert (solution.weight - expected).norm() / expected.norm() < TOLERANCE
+
+
+def test_a_solve_that_bf16_products_cannot_finish_ends_in_the_working_precision() -> None:
+    features, routers = problem(tokens=(400, 300), hidden=8, seed=17, dtype=torch.bfloat16)
+
+    class Rounded(PrecisionOperator):
+        def product(self, v):
+            return -super().product(v) if self.fast else super().product(v)  # no step along any direction
+
+    operator = Rounded(features, routers, dtype=torch.float32, fast=True)
+    solution = solve(operator, torch.stack(routers).double().mean(0), make_preconditioner(operator))
+    assert solution.converged and solution.residual <= 1e-6
+    assert PrecisionOperator(features, routers, fast=True).fast is False  # a small problem is float64
