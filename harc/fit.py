@@ -104,7 +104,7 @@ def fit_router(
     assert best is not None
     if held_out is not None and alpha == "auto":
         before = mean_kl(held_out, routers, init, activation, reduce)
-        best.held_out_kl = {str(candidate): value for candidate, value in judged.items()}
+        best.held_out_kl = {"start": before, **{str(candidate): value for candidate, value in judged.items()}}
         if not judged[chosen] < before:
             best.weight, best.kept = start, True
     wide = features[0].dtype == torch.float64

@@ -32,7 +32,8 @@ class RouterSolution:
     weight: float32 (float64 if the features are); residual: the true ‖b − Λ̃ W‖ / ‖b‖; residuals: one an iteration, from
     the start (as conjugate gradients see it; true at the end of every round); reason: why it ended; seconds: wall time
     in all, setup_seconds: of them, statistics and preconditioner. alpha, kept, held_out_kl, kl_steps: of harc.fit, the
-    α in use, whether the start was kept, held-out routing KL by α, and the routing KL after each Newton step.
+    α in use, whether the start was kept, held-out routing KL by α and of the `start`, and the routing KL after each
+    Newton step.
     """
 
     weight: Float[Tensor, "experts hidden"]
