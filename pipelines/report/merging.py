@@ -241,7 +241,8 @@ def notes(sweep: Sweep, table: Table) -> list[str]:
             out.append(f"{row.name} has no gain: its baseline is missing or answered other problems.")
     for cell in sweep.cells:
         if cell["status"] == "excluded" and cell.get("error"):
-            out.append(f"Left out: {cell['row']['method']} ({' '.join(str(cell['error']).split())}).")
+            name = cell["row"]["method"] + (" + HARC" if cell["row"].get("harc") == "yes" else "")
+            out.append(f"Left out: {name} ({' '.join(str(cell['error']).split())}).")
     return out
 
 
