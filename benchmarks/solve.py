@@ -42,7 +42,7 @@ def main() -> None:
     )
     parser.add_argument("--cases", choices=["real", "synthetic", "all"], default="all")
     parser.add_argument("--probe", type=int, default=10, help="its iterations timed where its time is projected")
-    parser.add_argument("--count", type=int, default=500, help="its iterations counted at most where it is projected")
+    parser.add_argument("--count", type=int, default=1000, help="its iterations counted at most where it is projected")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--small", action="store_true", help="synthetic problems of a size for a quick look")
     parser.add_argument("--json", type=Path)
