@@ -21,7 +21,7 @@ from harc.streaming import LayerStream
 from harc.tokens import TokenSequence, padded_batches
 
 _TRIED = 256  # tokens a layer's form is tried on, about
-_MOE_BYTES = 1 << 25  # of a block of tokens once it is copied to each of its experts, on a CPU
+_MOE_BYTES = 1 << 24  # of a block of tokens once it is copied to each of its experts, on a CPU
 
 
 class HiddenStates:

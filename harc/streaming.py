@@ -25,7 +25,7 @@ from harc.routers import Router, find_routers
 
 # oneDNN keeps a compiled product for each shape it has met, 1024 of them by default, and every expert of every block of
 # tokens has another number of rows: hundreds of megabytes for nothing. Read when the first product is made.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
 
 Part = Literal["layer", "attention", "moe"]
 
