@@ -44,7 +44,7 @@ def run_suite(config: Config) -> None:
     shared = [name for name in config.experiment.runs if name not in alone]
     logs = Path(hydra_config.runtime.output_dir)
     places = 1 if config.plan else config.scale.side_by_side
-    statuses = _run_all(shared, own, shares(places), logs) | _run_all(alone, own, shares(1), logs)
+    statuses = _run_all(shared, own, shares(places, own_cores()), logs) | _run_all(alone, own, [None], logs)
     failed = [name for name in config.experiment.runs if statuses[name]]
     if not config.plan:
         page = build_index(Path(config.outputs), config.scale.name, in_the_papers_order(config.experiment.runs))
@@ -53,12 +53,14 @@ def run_suite(config: Config) -> None:
         raise RuntimeError(f"{len(failed)} of {len(config.experiment.runs)} experiments failed: {', '.join(failed)}")
 
 
-def shares(places: int) -> list[Cores]:
-    """Deals this process's cores to `places` processes, fewer where there are fewer cores. None: all, unrestricted."""
-    if places == 1 or not hasattr(os, "sched_setaffinity"):
-        return [None]
-    cores = sorted(os.sched_getaffinity(0))
-    places = min(places, len(cores))
+def own_cores() -> list[int]:
+    """The cores that this process may use; none where the system pins no process to cores."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+
+
+def shares(places: int, cores: list[int]) -> list[Cores]:
+    """Deals cores to `places` processes, fewer where there are fewer cores. None: all, unrestricted."""
+    places = max(1, min(places, len(cores)))
     each = len(cores) // places
     return [None] if places == 1 else [cores[place * each : (place + 1) * each] for place in range(places)]
 

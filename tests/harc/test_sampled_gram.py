@@ -65,3 +65,12 @@ def test_an_expert_that_no_token_reaches_has_an_empty_matrix() -> None:
     operator = PrecisionOperator(features, routers, dtype=torch.float32)
     nothing = torch.zeros(900)
     assert not sampled_gram_int8(operator, nothing, torch.ones(900), torch.ones(8), 100).any()
+
+
+@needs_int8
+def test_a_process_without_tokens_adds_what_the_others_have() -> None:
+    features, routers = problem(tokens=(900,), hidden=8, seed=15)
+    operator = PrecisionOperator(features, routers, dtype=torch.float32)
+    operator.reduce = lambda tensor: tensor + 1  # the sum over processes, of which another one holds all tokens
+    gram = sampled_gram_int8(operator, torch.empty(0), torch.empty(0), torch.ones(8), 100)
+    assert torch.equal(gram, torch.ones(8, 8))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.suite import shares
+from pipelines.suite import own_cores
 
 ROOT = Path(__file__).resolve().parents[2]
 BUDGET = [
@@ -80,7 +80,7 @@ def test_the_grids_choice_is_taken_by_another_run(outputs):
 def test_the_suite_runs_experiments_and_links_their_pages(outputs):
     done = run(outputs, "+experiment=paper", "experiment.runs=[fig4a,mismatch]")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    if len(shares(4)) > 1:  # side by side
+    if len(own_cores()) > 1:  # side by side
         printed = {path.stem: path.read_text() for path in outputs.glob("hydra/*/*-paper/*.log")}
         assert "Report: " in printed["fig4a"] and "\r" not in printed["fig4a"]
         assert "[fig4a] Report: " in done.stderr and "[mismatch] Report: " in done.stderr
