@@ -140,7 +140,11 @@ class EvaluateConfig:
     split: str = "test"
 
     def __post_init__(self) -> None:
-        """Refuses a split that is neither when the configuration is composed."""
+        """Refuses values that nothing could be measured with when the configuration is composed."""
+        for key, least in (("samples", 1), ("limit", 1), ("temperature", 0)):
+            value = getattr(self, key)
+            if value is not None and value < least:
+                raise ValueError(f"evaluate.{key}={value}: expected {least} or more")
         if self.split not in ("test", "validation"):
             raise ValueError(f"evaluate.split={self.split}: expected test or validation")
 
