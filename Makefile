@@ -10,7 +10,7 @@ TORCH  := torch==2.13.0
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS   ?=
 
-.PHONY: help setup table1 test test-fast lint types bench paper clean
+.PHONY: help setup table1 test test-fast lint types bench paper docs clean
 
 help:
 	@grep -E '^# make|^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^# //; s/^([a-z0-9-]+):.*## /make \1   /'
@@ -51,12 +51,17 @@ lint: setup ## ruff: lint and format
 types: setup ## mypy
 	$(BIN)/mypy
 
-bench: setup ## speed and memory of solver, calibration and merging (JSON in outputs/bench)
+bench: setup ## speed and memory of solver, calibration, merging and repair (JSON in outputs/bench)
 	mkdir -p outputs/bench
 	$(BIN)/python benchmarks/solve.py --json outputs/bench/solve.json
 	$(BIN)/python benchmarks/scaling.py --json outputs/bench/scaling.json
 	$(BIN)/python benchmarks/calibrate.py --json outputs/bench/calibrate.json
 	$(BIN)/python benchmarks/merge.py --json outputs/bench/merge.json
+	$(BIN)/python benchmarks/repair.py --json outputs/bench/repair.json
+
+docs: setup ## the pages of docs/ as a site, in outputs/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "outputs/site/index.html ($(BIN)/mkdocs serve: the same, with search)"
 
 clean: ## removes caches; outputs/ stays
 	rm -rf .pytest_cache .ruff_cache .mypy_cache build *.egg-info

@@ -4,11 +4,12 @@
 
 The calibration runs in a process of its own. Its peak is the most anonymous memory (RssAnon, sampled every 5 ms), less
 what there was before: Python, libraries and the model without weights. It is set beside the features (hidden states and
-router inputs of all tokens) and one layer's weights, and so is each phase of a layer. The kernel's own peak (VmHWM,
-also less what was before) is printed beside it: it counts mapped files too, the libraries' code that is touched on the
-way and pages of the checkpoint, which are the page cache's. Wall and CPU seconds; on a busy machine read the latter.
-Then a PROJECTION, not a measurement, to 16 and 48 layers and 7000 samples a domain: linear in layers and in tokens,
-which overstates the solve (building a preconditioner does not grow with them).
+router inputs of all tokens, and the sources' hidden states where they run in lockstep) and one layer's weights, and so
+is each phase of a layer. The kernel's own peak (VmHWM, also less what was before) is printed beside it: it counts
+mapped files too, the libraries' code that is touched on the way and pages of the checkpoint, which are the page
+cache's. Wall and CPU seconds; on a busy machine read the latter. Then a PROJECTION, not a measurement, to 16 and 48
+layers and 7000 samples a domain: linear in layers and in tokens, which overstates the solve (building a preconditioner
+does not grow with them).
 """
 
 import argparse
@@ -52,6 +53,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--vocabulary", type=int, default=50304)
     parser.add_argument("--tokens", type=int, default=20000, help="a domain")
     parser.add_argument("--length", type=int, default=500, help="tokens a sample")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="of the checkpoints")
+    parser.add_argument("--target", default="merged_inputs", help="or source_inputs, with the sources in lockstep")
     parser.add_argument("--preconditioner", default="auto")
     parser.add_argument("--memory-budget-gb", type=float)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -63,8 +66,8 @@ def parse() -> argparse.Namespace:
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     import harc
-    from harc.resume import Progress
-    from harc.streaming import LayerStream
+    from harc.calibration.resume import Progress
+    from harc.models.streaming import LayerStream
     from harc.tokens import TokenSequence
 
     torch.set_num_threads(options.threads)
@@ -86,6 +89,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             [folder / name for name in SOURCES],
             data,
             out=folder / "out",
+            target=options.target,
             preconditioner=options.preconditioner,
             memory_budget_gb=options.memory_budget_gb,
             progress=False,
@@ -93,12 +97,14 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     cpu, kernel_peak = time.process_time() - cpu, resident("VmHWM") - before
     peak = max(phases.most.values()) - anonymous
     tokens = sum(report.tokens)
-    states = tokens * options.hidden * 2
-    layer = 2 * (options.experts * (3 * options.width + 1) * options.hidden + 4 * options.hidden**2)
+    dtype = getattr(torch, options.dtype)
+    states = tokens * options.hidden * dtype.itemsize
+    features = states * (3 if options.target == "source_inputs" else 2)
+    layer = dtype.itemsize * (options.experts * (3 * options.width + 1) * options.hidden + 4 * options.hidden**2)
     samples = len(SOURCES) * REAL_SAMPLES * options.length / tokens
     kept = Progress(folder / "resume", "")
     written = time.perf_counter()
-    kept.save_states(0, [torch.zeros(tokens, options.hidden, dtype=torch.bfloat16)], float("inf"))
+    kept.save_states(0, [torch.zeros(tokens, options.hidden, dtype=dtype)], float("inf"))
     written = time.perf_counter() - written
     return {
         "settings": {key: value for key, value in vars(options).items() if key not in ("json", "scratch", "child")},
@@ -114,9 +120,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "before_gb": before / 1e9,
         "peak_gb": peak / 1e9,
         "kernel_peak_gb": kernel_peak / 1e9,
-        "features_gb": 2 * states / 1e9,
+        "features_gb": features / 1e9,
         "layer_gb": layer / 1e9,
-        "beyond_features_and_layer": peak / (2 * states + layer) - 1,
+        "beyond_features_and_layer": peak / (features + layer) - 1,
         "phases_gb": {name: (most - anonymous) / 1e9 for name, most in phases.most.items()},
         "projection_seconds": {str(count): report.seconds / options.layers * count * samples for count in (16, 48)},
         "projection_cpu_seconds": {str(count): cpu / options.layers * count * samples for count in (16, 48)},
@@ -167,7 +173,7 @@ def make_models(folder: Path, options: argparse.Namespace) -> None:
         pad_token_id=0,
     )
     torch.manual_seed(0)
-    model = OlmoeForCausalLM(config).to(torch.bfloat16)
+    model = OlmoeForCausalLM(config).to(getattr(torch, options.dtype))
     routers = [router.weight for router in harc.find_routers(model).values()]
     for weight in routers:
         weight.data.normal_(std=2 / options.hidden**0.5)
@@ -182,9 +188,9 @@ class Phases:
     """The most anonymous memory of each phase of a calibration; phases are told by what the calibration calls."""
 
     def __enter__(self) -> "Phases":
-        from harc.streaming import LayerStream
+        from harc.models.streaming import LayerStream
 
-        module = import_module("harc.calibrate")
+        module = import_module("harc.calibration.driver")
         loaded, fit = LayerStream.loaded, module.fit_router
 
         def phase_of_loaded(stream: Any, layer: int | None, part: str = "layer") -> Any:

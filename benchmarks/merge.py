@@ -10,7 +10,8 @@ differs, and is not corrected for:
 - mergekit merges and writes transformers' fused experts, ours the published tensors. Where a method works entry by
   entry (average, task arithmetic) the results are the same, and `difference` says how nearly; where it ranks a tensor's
   entries (TIES, SCE) or draws at random (DARE, DELLA) they are not: mergekit ranks over all experts of a layer at once.
-Fisher, RegMean and WUDI have no counterpart in mergekit and are measured alone.
+Fisher, RegMean and WUDI have no counterpart in mergekit and are measured alone. What every method costs, on checkpoints
+of your own: benchmarks/merge_costs.py.
 """
 
 import argparse
@@ -33,7 +34,7 @@ COUNTERPARTS = {
     "della": ("della", {"density": 0.4, "epsilon": 0.15, "weights": [0.6, 0.4]}, {"density": 0.4, "epsilon": 0.15}),
     "sce": ("sce", {"density": 0.1}, {}),
 }
-ALONE = {"wudi": {"steps": 30}, "fisher": {}, "regmean": {}}
+ALONE: dict[str, dict[str, object]] = {"wudi": {"steps": 30}, "fisher": {}, "regmean": {}}
 SIZES = {
     "hidden_size": 1024,
     "num_attention_heads": 16,
@@ -82,7 +83,8 @@ def measure(method: str, folder: Path, options: argparse.Namespace) -> list[dict
         for label, job in jobs.items():
             subprocess.run(["rm", "-rf", str(outs[label])], check=True)
             sys.stderr.write(f"{method} · {label} · {repeat + 1} of {options.repeats}\n")
-            runs[label].append(child({**job, "folder": str(folder), "out": str(outs[label])}, options.timeout))
+            models = {"base": str(folder / "base"), "sources": [str(folder / "first"), str(folder / "second")]}
+            runs[label].append(child({**job, **models, "out": str(outs[label])}, options.timeout))
     rows = []
     for label, results in runs.items():
         best = {key: min(result[key] for result in results) for key in results[0]}
@@ -96,6 +98,7 @@ def measure(method: str, folder: Path, options: argparse.Namespace) -> list[dict
 
 def child(job: dict[str, Any], timeout: float) -> dict[str, float]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), environment.get("PYTHONPATH", "")])
     command = [sys.executable, __file__, "--child", json.dumps(job)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout)
     if done.returncode:
@@ -104,8 +107,7 @@ def child(job: dict[str, Any], timeout: float) -> dict[str, float]:
 
 
 def run_child(job: dict[str, Any]) -> dict[str, float]:
-    folder, out = Path(job["folder"]), job["out"]
-    base, sources = folder / "base", [folder / "first", folder / "second"]
+    base, sources, out = Path(job["base"]), [Path(source) for source in job["sources"]], job["out"]
     merge = (
         prepare_harc(job, base, sources, out) if job["tool"] == "harc" else prepare_mergekit(job, base, sources, out)
     )
@@ -127,15 +129,16 @@ def run_child(job: dict[str, Any]) -> dict[str, float]:
 def prepare_harc(job: dict[str, Any], base: Path, sources: list[Path], out: str) -> Any:
     import torch
 
-    from harc.merge import METHODS, merge
+    from harc.merging import METHODS, merge
     from harc.tokens import TokenSequence
 
     assert METHODS  # imported before the clock starts
     data = None
     if job.get("data"):
         generator = torch.Generator().manual_seed(0)
-        draw = [torch.randint(3, SIZES["vocab_size"], (64,), generator=generator) for _ in range(32)]
-        data = [[TokenSequence(ids, 16) for ids in draw[:16]], [TokenSequence(ids, 16) for ids in draw[16:]]]
+        vocabulary = json.loads((base / "config.json").read_text())["vocab_size"]
+        draw = [torch.randint(3, vocabulary, (64,), generator=generator) for _ in range(32 * len(sources))]
+        data = [[TokenSequence(ids, 16) for ids in draw[i :: len(sources)]] for i in range(len(sources))]
         data = data if METHODS[job["method"]].kind == "data" else None
     return lambda: merge(job["method"], sources, base, out, data=data, progress=False, device="cpu", **job["settings"])
 
@@ -177,9 +180,13 @@ class PrivateMemory:
 
     def _watch(self) -> None:
         while not self._done.wait(0.005):
-            for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-                if line.startswith("RssAnon:"):
-                    self.peak = max(self.peak, int(line.split()[1]) * 1024)
+            self.peak = max(self.peak, private_bytes())
+
+
+def private_bytes() -> int:
+    """The process's anonymous memory: what it allocated, without mapped files."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon:"))
 
 
 def make_models(folder: Path, architecture: str, experts: int, layers: int) -> int:

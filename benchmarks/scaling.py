@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from solve import synthetic, timed
 
-from harc.operator import PrecisionOperator
-from harc.solver import solve_router
+from harc.solver.operator import PrecisionOperator
+from harc.solver.solve import solve_router
 
 BASE = {"tokens": 4000, "hidden": 256, "experts": 32}
 SWEEPS = {"tokens": [2000, 4000, 8000, 16000], "hidden": [128, 256, 512, 1024], "experts": [16, 32, 64, 128]}

@@ -18,6 +18,7 @@ class EngineConfig:
         gpu_memory_utilization: share of a GPU's memory that vllm takes.
         enforce_eager: run vllm without compiling graphs; None is True on a CPU (compiling costs minutes there).
         seed: the engine's own seed; samples are seeded a request, see `Engine.generate`.
+        allow_unsandboxed: whether code that the model writes may be judged where the sandbox does not hold.
     """
 
     kind: str = "vllm"
@@ -30,3 +31,4 @@ class EngineConfig:
     gpu_memory_utilization: float = 0.9
     enforce_eager: bool | None = None
     seed: int = 0
+    allow_unsandboxed: bool = False

@@ -1,15 +1,18 @@
-"""How far one routing is from another: routing KL, mismatched decisions, relative logit shift (METHOD section 9).
+"""How far one routing is from another: routing KL, mismatched decisions, overlap of the chosen experts, relative logit
+shift (METHOD section 9).
 
 All work on router logits of the same tokens and give one value a token; a layer's figure is the mean over its tokens.
 """
 
+from collections.abc import Iterable
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from harc.operator import Reduce, token_blocks
-from harc.routers import Activation
+from harc.models.routers import Activation
+from harc.solver.operator import Reduce, block_tokens, token_blocks
 
 
 def routing_kl(
@@ -44,6 +47,11 @@ def differ(source: Tensor, merged: Tensor) -> Bool[Tensor, "tokens"]:
     return (source.sort(dim=-1).values != merged.sort(dim=-1).values).any(-1)
 
 
+def overlap(source: Int64[Tensor, "tokens top_k"], merged: Int64[Tensor, "tokens top_k"]) -> Float[Tensor, "tokens"]:
+    """Share |A ∩ B| / k of the experts chosen by one that the other chose too."""
+    return (source[:, :, None] == merged[:, None, :]).sum((1, 2)).double() / source.shape[1]
+
+
 def logit_shift(
     source: Float[Tensor, "tokens experts"], merged: Float[Tensor, "tokens experts"]
 ) -> Float[Tensor, "tokens"]:
@@ -62,9 +70,30 @@ def kl_on_features(
     """The mean routing KL of two router weights on the same inputs, a block of tokens at a time; NaN without tokens."""
     dtype = torch.promote_types(features.dtype, torch.float32)
     source, merged = source.to(features.device, dtype), merged.to(features.device, dtype)
-    sums = torch.tensor([0.0, float(len(features))], dtype=torch.float64)
-    for x in token_blocks(features, dtype):
-        sums[0] += float(routing_kl(x @ source.T, x @ merged.T, activation).double().sum())
+    values = (routing_kl(x @ source.T, x @ merged.T, activation) for x in token_blocks(features, dtype))
+    return _mean(values, len(features), reduce)
+
+
+def kl_to_targets(
+    features: Float[Tensor, "tokens hidden"],
+    targets: Float[Tensor, "tokens experts"],
+    merged: Float[Tensor, "experts hidden"],
+    activation: Activation = "softmax",
+    reduce: Reduce | None = None,
+) -> float:
+    """The mean routing KL of a router weight from target logits, a block of tokens at a time; NaN without tokens."""
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    merged = merged.to(features.device, dtype)
+    asked = targets.split(block_tokens(features.shape[1], dtype, features.device))
+    blocks = zip(asked, token_blocks(features, dtype), strict=True)
+    values = (routing_kl(z.to(features.device, dtype), x @ merged.T, activation) for z, x in blocks)
+    return _mean(values, len(features), reduce)
+
+
+def _mean(blocks: Iterable[Tensor], tokens: int, reduce: Reduce | None) -> float:
+    sums = torch.tensor([0.0, float(tokens)], dtype=torch.float64)
+    for values in blocks:
+        sums[0] += float(values.double().sum())
     total, count = (reduce(sums) if reduce else sums).tolist()
     return total / count if count else float("nan")
 

@@ -6,12 +6,17 @@ template, so that a router is calibrated on the token stream it will see in use.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from harc.checkpoint import CheckpointError, read_json
+
+_VOCABULARIES = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt")  # any of them makes a tokenizer
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,29 @@ class TokenSequence:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or hub id.
+
+    Raises:
+        CheckpointError: a folder without tokenizer files, or with damaged ones.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if not any(file for name in _VOCABULARIES for file in folder.glob(name)):
+            raise CheckpointError(
+                f"{source}: no tokenizer ({', '.join(_VOCABULARIES)}); copy tokenizer.json, tokenizer_config.json and "
+                "the chat template from one of its source models"
+            )
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            if (folder / name).is_file():
+                read_json(folder / name)
+    try:
+        return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises bare exceptions on a file of another kind
+        said = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{source}: its tokenizer files cannot be used: {said}; fetch them again") from error
 
 
 def encode(

@@ -49,7 +49,11 @@ def request_seed(seed: int, prompt: str) -> int:
 
 def model_context(model: Path | str, wanted: int | None) -> int | None:
     """The context to run with: what was asked for, but no more than the model's own; None if neither is known."""
-    own = getattr(AutoConfig.from_pretrained(str(model)).get_text_config(), "max_position_embeddings", None)
+    own = getattr(
+        AutoConfig.from_pretrained(str(model), trust_remote_code=False).get_text_config(),
+        "max_position_embeddings",
+        None,
+    )
     if wanted and own and wanted > own:
         log.warning("%s: max_model_len=%d is more than the model's own context: %d is used", model, wanted, own)
         return int(own)

@@ -31,9 +31,15 @@ class TransformersEngine:
         dtype = config.dtype if config.dtype != "auto" else ("bfloat16" if on_gpu else "float32")
         transformers_logging.disable_progress_bar()
         try:
-            self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(model), padding_side="left")
+            self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                str(model), padding_side="left", trust_remote_code=False
+            )
             self._model = AutoModelForCausalLM.from_pretrained(
-                str(model), dtype=getattr(torch, dtype), device_map="auto" if on_gpu else None, use_safetensors=True
+                str(model),
+                dtype=getattr(torch, dtype),
+                device_map="auto" if on_gpu else None,
+                use_safetensors=True,
+                trust_remote_code=False,
             ).eval()
         except (OSError, ValueError) as error:
             raise EngineError(f"{model}: transformers could not open it: {error}") from error

@@ -52,7 +52,7 @@ class VllmEngine:
         except Exception as error:
             self._restore()
             raise EngineError(f"{model}: vLLM could not open it: {error}") from error
-        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(model))
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
         self.context = int(self._llm.llm_engine.model_config.max_model_len)
         VllmEngine._open = self
 
@@ -165,6 +165,7 @@ def _settings(config: EngineConfig, context: int | None) -> dict[str, Any]:
         "disable_log_stats": True,
         "load_format": "safetensors",
         "use_tqdm_on_load": False,
+        "trust_remote_code": False,
     }
     if on_gpu:
         settings["gpu_memory_utilization"] = config.gpu_memory_utilization

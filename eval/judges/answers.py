@@ -7,18 +7,17 @@ import logging
 import selectors
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
-from pathlib import Path
 
-from eval import sandbox
+from eval.sandbox import child as processes
 
 log = logging.getLogger(__name__)
 
 SECONDS = 30.0  # wall time of one comparison; math-verify's own limits (5 s a step) end most earlier
 START_SECONDS = 120.0  # the child's imports included
+MEMORY_BYTES = 4 * 2**30
 LONGEST = 20_000  # characters of a response that are read, from its end
 
 
@@ -43,7 +42,6 @@ class MathVerifier:
         self._seconds = seconds
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
-        self._workdir: tempfile.TemporaryDirectory[str] | None = None
         self._fresh = True
 
     def right(self, gold: str, responses: Sequence[str]) -> list[bool]:
@@ -55,15 +53,12 @@ class MathVerifier:
     def close(self) -> None:
         """Ends the child, if there is one."""
         if self._child is not None:
-            sandbox.kill_group(self._child)
-            for pipe in (self._child.stdin, self._child.stdout):
-                if pipe is not None:
-                    pipe.close()
-        if self._workdir is not None:
-            self._workdir.cleanup()
-        self._child = self._workdir = None
+            processes.kill_group(self._child)
+        self._child = None
 
     def _ask(self, gold: str, response: str) -> bool:
+        if self._child is not None and self._child.poll() is not None:
+            self.close()  # it ended with the thread that started it
         child = self._child or self._start()
         assert child.stdin is not None and child.stdout is not None
         try:
@@ -86,19 +81,16 @@ class MathVerifier:
         return False
 
     def _start(self) -> subprocess.Popen[bytes]:
-        self._workdir = tempfile.TemporaryDirectory(prefix="harc-math-")
-        workdir = Path(self._workdir.name)
-        limits = sandbox.Limits(seconds=self._seconds, cpu_seconds=100_000, memory_bytes=4 * 2**30)
         self._fresh = True
         self._child = subprocess.Popen(
-            [sys.executable, str(sandbox.CHILDREN / "math_child.py")],
-            cwd=workdir,
-            env=sandbox.clean_environment(workdir, {}),
+            [sys.executable, "-P", "-m", "eval.sandbox.math_child"],
+            cwd="/",
+            env=processes.clean_environment() | {"PYTHONPATH": str(processes.ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=sandbox.limiter(limits),
+            preexec_fn=processes.limiter({"AS": MEMORY_BYTES, "FSIZE": 0, "CORE": 0}),
         )
         return self._child
 

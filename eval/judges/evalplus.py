@@ -1,147 +1,220 @@
-"""Runs EvalPlus in the sandbox: a data set and samples in its files, its verdicts read back.
+"""Code judged by EvalPlus's rules: problems are dealt to trusted worker processes, their verdicts read back.
 
-The expected answers of a large data set take a minute or two to compute (1.5 minutes for MBPP+) and are kept, by the
-content of the data set, in the user's cache; they come from a run of the data set's own solutions alone.
+A worker runs programs in a sandbox of its own (`eval.sandbox`) and compares what they return. One that is lost costs
+the sample it was at; another goes on with the rest.
 """
 
-import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
+import selectors
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
-from eval import sandbox
+from eval.sandbox import child
+from eval.sandbox.isolation import Isolation, isolation
+from eval.sandbox.permission import accept
+from eval.sandbox.probe import Proof
 
 log = logging.getLogger(__name__)
 
 Rules = Literal["humaneval", "mbpp"]
-Problems = Mapping[str, Mapping[str, Any]]
 # EvalPlus's own least wall time for one test of a sample. On a machine too busy to give a sample its core, raise it.
 SECONDS_PER_TEST = 1.0
-_OVERRIDE = {"humaneval": "HUMANEVAL_OVERRIDE_PATH", "mbpp": "MBPP_OVERRIDE_PATH"}
-_LARGE = 2**20  # bytes of a data set from which its answers are kept
-_ANSWERS_BYTES = 16 * 2**30  # what EvalPlus may write; a sample has a limit of its own, in the child
-_PROBE = {
-    "task_id": "HumanEval/0",
-    "prompt": "def same(x):\n",
-    "entry_point": "same",
-    "canonical_solution": "    return x\n",
-    "base_input": [[1]],
-    "plus_input": [[2]],
-    "atol": 0,
-    "contract": "",
-}
+_START_SECONDS = 300.0  # imports and the probe, on a cold disk
+_OWN_SECONDS = 3600.0  # a problem's own solution on all its inputs
+_SAMPLE_SECONDS = 300.0  # EvalPlus gives a sample two minutes, in two parts
 
 
 class JudgeError(RuntimeError):
-    """EvalPlus itself does not run, or not on one of the problems; no sample can be judged."""
+    """The judge does not run, or not on a problem's own solution; no sample can be judged."""
 
 
-def run(cases: Sequence[tuple[str, str]], problems: Problems, rules: Rules) -> list[bool] | None:
-    """Judges the cases in one run of EvalPlus; None if that run broke.
+@dataclass(frozen=True)
+class Unit:
+    """A problem, an EvalPlus record, with the programs to judge."""
+
+    problem: Mapping[str, Any]
+    codes: Sequence[str]
+
+
+def run(units: Sequence[Unit], rules: Rules, allow_unsandboxed: bool = False) -> list[list[bool]]:
+    """Whether each program of each unit passes the base and the extra tests.
 
     Args:
-        cases: (key of its problem, program) pairs, all different.
-        problems: EvalPlus records with task ids that differ.
+        units: problems that differ.
         rules: the data set whose rules hold; see `eval.judges.code.judge_code`.
+        allow_unsandboxed: whether programs may run where the sandbox does not hold.
+
+    Raises:
+        JudgeError: a problem's own solution does not run, or the judge itself does not.
+        eval.sandbox.process.SandboxError: the sandbox does not hold.
     """
-    verdicts, _ = _run(cases, problems, rules)
-    return verdicts
+    verdicts: list[list[bool]] = [[] for _ in units]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    queue = sorted(range(len(units)), key=lambda index: -_weight(units[index]))
+    lock, stop = threading.Lock(), threading.Event()
+    around = isolation()
 
+    workers: list[_Worker] = []
 
-def require_working(
-    cases: Sequence[tuple[str, str]] = (("probe", "def same(x):\n    return x\n"),),
-    problems: Problems | None = None,
-    rules: Rules = "humaneval",
-) -> None:
-    """Raises JudgeError if EvalPlus breaks on cases that cannot be at fault."""
-    named = problems if problems is not None else {"probe": _PROBE}
-    verdicts, outcome = _run(cases, named, rules)
-    if verdicts is None:
-        which = ", ".join(str(named[key]["task_id"]) for key, _ in cases)
-        raise JudgeError(f"EvalPlus does not run on {which}'s own solution: {outcome.log[-2000:].strip()}")
+    def work() -> None:
+        with _Worker(around, allow_unsandboxed, stop) as worker:
+            workers.append(worker)
+            while not stop.is_set():
+                with lock:
+                    if not queue:
+                        return
+                    index = queue.pop(0)
+                verdicts[index] = worker.judge(units[index], rules)
 
-
-def _run(
-    cases: Sequence[tuple[str, str]], problems: Problems, rules: Rules
-) -> tuple[list[bool] | None, sandbox.Outcome]:
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with tempfile.TemporaryDirectory(prefix="harc-judge-") as folder:
-        workdir = Path(folder)
-        dataset, samples = workdir / "problems.jsonl", workdir / "samples.jsonl"
-        asked = dict.fromkeys(key for key, _ in cases)
-        _write(dataset, [problems[key] for key in asked])
-        _write(samples, [{"task_id": problems[key]["task_id"], "solution": code} for key, code in cases])
-        large = dataset.stat().st_size >= _LARGE
-        if large:
-            _place_answers(dataset, workdir, rules)
-        outcome = sandbox.run(
-            "evalplus_child.py",
-            ["judge", rules, str(samples), str(workers), str(SECONDS_PER_TEST)],
-            workdir,
-            sandbox.Limits(seconds=300 + 15 * len(cases) / workers, file_bytes=_ANSWERS_BYTES),
-            {
-                **_environment(dataset, workdir, rules),
-                # Of one sample, with what it inherits: a large data set's answers are some of it.
-                "EVALPLUS_MAX_MEMORY_BYTES": str((4 if large else 2) * 2**30),
-            },
-        )
-        return _read(workdir / "samples_eval_results.json", cases, problems, outcome), outcome
-
-
-def _environment(dataset: Path, workdir: Path, rules: Rules) -> dict[str, str]:
-    return {_OVERRIDE[rules]: str(dataset), "XDG_CACHE_HOME": str(workdir / "cache")}
-
-
-def _place_answers(dataset: Path, workdir: Path, rules: Rules) -> None:
-    """Puts the data set's kept answers where EvalPlus looks for them, computing and keeping them the first time."""
-    name = f"{hashlib.md5(dataset.read_bytes()).hexdigest()}.pkl"  # the name that EvalPlus gives them
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "harc" / "evalplus"
-    kept, place = root / f"{rules}-{name}", workdir / "cache" / "evalplus" / name
-    if not kept.is_file():
-        log.info("running the %s data set's own solutions once; their answers are kept in %s", rules, root)
-        limits = sandbox.Limits(seconds=3600, cpu_seconds=3600, file_bytes=_ANSWERS_BYTES)
-        outcome = sandbox.run(
-            "evalplus_child.py", ["answers", rules], workdir, limits, _environment(dataset, workdir, rules)
-        )
-        if outcome.status != 0 or not place.is_file():
-            raise JudgeError(f"the data set's own solutions do not run: {outcome.log[-2000:].strip()}")
+    with ThreadPoolExecutor(max(1, min(cores, len(units)))) as pool:
+        futures = [pool.submit(work) for _ in range(min(cores, len(units)))]
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            partial = root / f"{name}.{os.getpid()}.part"
-            shutil.copyfile(place, partial)
-            partial.chmod(0o444)
-            partial.replace(kept)
-        except OSError as error:
-            log.warning("the answers cannot be kept in %s (%s): they are computed again next time", root, error)
-        return
-    place.parent.mkdir(parents=True)
-    place.symlink_to(kept)
-
-
-def _read(
-    path: Path, cases: Sequence[tuple[str, str]], problems: Problems, outcome: sandbox.Outcome
-) -> list[bool] | None:
-    """EvalPlus's verdicts in the order of `cases`, or None if it broke."""
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))["eval"]
-        verdicts = []
-        for key, code in cases:
-            result = results[problems[key]["task_id"]].pop(0)
-            if result["solution"] != code:
-                raise ValueError("the judge's file does not hold the samples in order")
-            verdicts.append(result["base_status"] == "pass" and result["plus_status"] == "pass")
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        why = "took too long" if outcome.status is None else f"ended with status {outcome.status}"
-        log.warning("EvalPlus %s on %d samples", why, len(cases))
-        log.debug("%s: %s", error, outcome.log)
-        return None
+            for future in futures:
+                future.result()
+        finally:
+            stop.set()
+            for worker in workers:
+                worker.kill()
     return verdicts
 
 
-def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+def _weight(unit: Unit) -> int:
+    return len(unit.codes) * (len(unit.problem["base_input"]) + len(unit.problem["plus_input"]))
+
+
+def _kept_answers() -> Path:
+    """Where answers that took long to make are kept, by the content of their problem."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "harc" / "expected"
+
+
+class _Worker:
+    """One trusted process, started when first needed and again when it was lost."""
+
+    def __init__(self, around: Isolation, allow_unsandboxed: bool, stop: threading.Event) -> None:
+        self._around, self._allow_unsandboxed, self._stop = around, allow_unsandboxed, stop
+        self._child: subprocess.Popen[bytes] | None = None
+        self._said: IO[bytes] | None = None
+        self._buffer = b""
+
+    def judge(self, unit: Unit, rules: Rules) -> list[bool]:
+        """The verdicts on one problem's programs, in order."""
+        verdicts: list[bool] = []
+        while len(verdicts) < len(unit.codes) or not unit.codes:
+            own = self._ask(unit, rules, len(verdicts))
+            if own is not True:
+                raise JudgeError(
+                    f"{unit.problem['task_id']}'s own solution does not run in the sandbox: {own}. "
+                    "Correct the problem, or take it out of the data"
+                )
+            while len(verdicts) < len(unit.codes):
+                answer = self._answer(_SAMPLE_SECONDS)
+                if answer is None and self._stop.is_set():
+                    raise JudgeError("the judge was stopped")
+                if answer is None:
+                    log.warning("%s: a sample broke the judge and counts as wrong", unit.problem["task_id"])
+                    self.close()
+                    verdicts.append(False)
+                    break
+                if answer["why"]:
+                    log.warning("%s: a sample counts as wrong: %s", unit.problem["task_id"], answer["why"])
+                verdicts.append(bool(answer["right"]))
+            if not unit.codes:
+                break
+        return verdicts
+
+    def _ask(self, unit: Unit, rules: Rules, done: int) -> bool | str:
+        """Sends what is left of the unit; what the worker says of the problem's own solution."""
+        if self._child is None:
+            self._start()
+        self._send(
+            {
+                "problem": dict(unit.problem),
+                "codes": list(unit.codes[done:]),
+                "rules": rules,
+                "seconds": SECONDS_PER_TEST,
+                "keep": str(_kept_answers()),
+            }
+        )
+        answer = self._answer(_OWN_SECONDS)
+        if answer is None:
+            raise JudgeError(f"the judge ends on {unit.problem['task_id']}'s own solution: {self._last_words()}")
+        own: bool | str = answer["own"]
+        return own
+
+    def _start(self) -> None:
+        self._said = child.said()
+        self._child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "eval.judges.evalplus_worker"],
+            cwd="/",
+            env=child.clean_environment() | {"PYTHONPATH": str(child.ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            start_new_session=True,
+        )
+        self._buffer = b""
+        strict = not self._allow_unsandboxed
+        self._send({"mode": self._around.mode, "prefix": list(self._around.prefix), "strict": strict})
+        proof = self._answer(_START_SECONDS)
+        if proof is None:
+            raise JudgeError(f"the judge does not start: {self._last_words()}")
+        accept(self._around.mode, Proof(**proof), self._allow_unsandboxed)
+
+    def _send(self, what: Mapping[str, Any]) -> None:
+        assert self._child is not None and self._child.stdin is not None
+        try:
+            self._child.stdin.write((json.dumps(what) + "\n").encode())
+            self._child.stdin.flush()
+        except BrokenPipeError:
+            pass  # the answer, or rather its absence, says so
+
+    def _answer(self, seconds: float) -> dict[str, Any] | None:
+        """The worker's next line; None where it is lost or takes too long."""
+        assert self._child is not None and self._child.stdout is not None
+        deadline = time.monotonic() + seconds
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._child.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._buffer:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    return None
+                piece = os.read(self._child.stdout.fileno(), 2**16)
+                if not piece:
+                    return None
+                self._buffer += piece
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _last_words(self) -> str:
+        assert self._child is not None and self._said is not None
+        child.kill_group(self._child)
+        return child.last_words(self._said)
+
+    def kill(self) -> None:
+        """Ends the process, from any thread; whoever waits for its answer gets none."""
+        if (process := self._child) is not None:
+            process.kill()
+
+    def close(self) -> None:
+        """Ends the worker and, with it, its sandbox."""
+        if self._child is not None:
+            child.kill_group(self._child)
+            self._child = None
+        if self._said is not None:
+            self._said.close()
+            self._said = None
+
+    def __enter__(self) -> "_Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

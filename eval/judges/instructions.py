@@ -8,12 +8,15 @@ lm-eval would download `punkt_tab` when it is imported, whatever it is asked; he
 import functools
 import io
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from eval.data import DataError
+
+log = logging.getLogger(__name__)
 
 COLUMNS = ("key", "prompt", "instruction_id_list", "kwargs")
 READ_PUNKT = ("length_constraints:number_sentences", "change_case:capital_word_frequency")
@@ -31,10 +34,15 @@ def follows(doc: Mapping[str, Any], responses: Sequence[str]) -> list[bool]:
         prompt=row["prompt"],
         kwargs=[dict(arguments) for arguments in row["kwargs"]],
     )
-    verdicts = {
-        response: bool(checkers.test_instruction_following_strict(example, response).follow_all_instructions)
-        for response in dict.fromkeys(responses)
-    }
+
+    def right(response: str) -> bool:
+        try:
+            return bool(checkers.test_instruction_following_strict(example, response).follow_all_instructions)
+        except Exception as error:  # 3,000 brackets are too deep for the check of JSON; that costs this response alone
+            log.warning("problem %s: a response counts as wrong: %s: %s", example.key, type(error).__name__, error)
+            return False
+
+    verdicts = {response: right(response) for response in dict.fromkeys(responses)}
     return [verdicts[response] for response in responses]
 
 

@@ -1,15 +1,14 @@
 """What the task files name with `!function`: filters, judges a problem, the mean over problems, EvalPlus's releases."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
-from eval.data import DataError, read_jsonl
+from eval.data import DataError, problems_from_file
 from eval.judges import answers, choices, instructions
 from eval.judges.code import judge_code
+from eval.sandbox import permission
 
 Samples = Sequence[Sequence[str]]
 Documents = Sequence[Mapping[str, Any]]
@@ -22,12 +21,12 @@ def unchanged(responses: Iterable[Sequence[str]], docs: Documents) -> list[Seque
 
 def evalplus(responses: Samples, docs: Documents) -> list[list[bool]]:
     """Verdicts on all responses of a task, from one run of EvalPlus."""
-    return judge_code([doc["problem"] for doc in docs], responses)
+    return judge_code([doc["problem"] for doc in docs], responses, "humaneval", permission.allowed())
 
 
 def evalplus_mbpp(responses: Samples, docs: Documents) -> list[list[bool]]:
     """The same under EvalPlus's rules for the MBPP+ release."""
-    return judge_code([doc["problem"] for doc in docs], responses, rules="mbpp")
+    return judge_code([doc["problem"] for doc in docs], responses, "mbpp", permission.allowed())
 
 
 def numbers_equal(doc: Mapping[str, Any], results: list[list[str]]) -> dict[str, list[bool]]:
@@ -77,23 +76,3 @@ def _release(name: str, version: str, metadata: Mapping[str, Any]) -> dict[str, 
     except OSError as error:
         raise DataError(f"{url}: could not be downloaded ({error}); give a local copy as the task's data") from error
     return problems_from_file(path, metadata["required"])
-
-
-def problems_from_file(path: Path | str, required: Sequence[str], **metadata: Any) -> dict[str, Dataset]:
-    """A benchmark file as lm-eval's test split; EvalPlus's and IFEval's rows go as JSON, of no one type."""
-    rows = read_jsonl(path, required)
-    if "task_id" in required:
-        rows = [
-            {
-                "task_id": row["task_id"],
-                "prompt": row["prompt"],
-                "canonical_solution": row["canonical_solution"],
-                "problem": json.dumps(row),
-            }
-            for row in rows
-        ]
-    elif "instruction_id_list" in required:
-        rows = [{"key": row["key"], "prompt": row["prompt"], "problem": json.dumps(row)} for row in rows]
-    else:
-        rows = [{key: row[key] for key in (*required, *(k for k in ("id", "unique_id") if k in row))} for row in rows]
-    return {"test": Dataset.from_list(rows)}

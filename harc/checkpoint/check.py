@@ -1,18 +1,15 @@
 """Whether checkpoints can be merged: same architecture, vocabulary, tensors and shapes, and finite values."""
 
-import json
 from collections.abc import Sequence
 from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import Any
 
-from harc.checkpoint.read import Checkpoint, CheckpointError
+from harc.checkpoint.read import Checkpoint, CheckpointError, read_json
 from harc.checkpoint.write import is_finite
 
 # Configuration keys whose value decides what the weights mean; tensor shapes hold the rest.
-_DECISIVE = (
-    "model_type",
+DECISIVE = (
     "architectures",
     "vocab_size",
     "hidden_size",
@@ -28,7 +25,7 @@ _DECISIVE = (
     "tie_word_embeddings",
 )
 # Keys that may differ between a base and its fine-tunes without a word.
-_SILENT = {
+SILENT = {
     "_name_or_path",
     "transformers_version",
     "torch_dtype",
@@ -54,11 +51,9 @@ def check_sources(reference: Checkpoint, sources: Sequence[Checkpoint]) -> list[
     Raises:
         CheckpointError: another architecture, vocabulary, tensor or shape; the message names file and tensor.
     """
-    notes: list[str] = []
-    vocabulary = _vocabulary(reference.folder)
+    notes = check_family(reference, sources)
     for source in sources:
         notes += _check_config(reference, source)
-        notes += _check_vocabulary(reference, vocabulary, source)
         _check_tensors(reference, source)
         other = next((n for n in reference if source.tensors[n].dtype != reference.tensors[n].dtype), None)
         if other is not None:
@@ -66,6 +61,27 @@ def check_sources(reference: Checkpoint, sources: Sequence[Checkpoint]) -> list[
                 f"{source.tensors[other].file}: {other} is {source.tensors[other].dtype}, "
                 f"{reference.tensors[other].dtype} in {reference.source}; the merge is written in the latter"
             )
+    return notes
+
+
+def check_family(reference: Checkpoint, sources: Sequence[Checkpoint]) -> list[str]:
+    """Holds every source's model type, and its token ids where it has a tokenizer.json, against the reference's.
+
+    Returns:
+        Notes on tokens that only some have.
+
+    Raises:
+        CheckpointError: another model type; one id for two tokens or two ids for one; a file that is no tokenizer.
+    """
+    notes, vocabulary = [], _vocabulary(reference.folder)
+    for source in sources:
+        found, expected = (checkpoint.config.get("model_type") for checkpoint in (source, reference))
+        if found != expected:
+            raise CheckpointError(
+                f"{source.folder / 'config.json'}: model_type is {found!r}, {expected!r} in {reference.source}; "
+                "all models must be of one architecture"
+            )
+        notes += _check_vocabulary(reference, vocabulary, source)
     return notes
 
 
@@ -92,10 +108,10 @@ def _check_config(reference: Checkpoint, source: Checkpoint) -> list[str]:
     notes = []
     for key in sorted(set(reference.config) | set(source.config)):
         expected, found = reference.config.get(key), source.config.get(key)
-        if expected == found or key in _SILENT:
+        if expected == found or key in SILENT:
             continue
         text = f"{source.folder / 'config.json'}: {key} is {found!r}, {expected!r} in {reference.source}"
-        if key in _DECISIVE:
+        if key in DECISIVE:
             raise CheckpointError(f"{text}; these models cannot be merged")
         notes.append(text)
     return notes
@@ -139,11 +155,11 @@ def _vocabulary(folder: Path) -> dict[str, int] | None:
     file = folder / "tokenizer.json"
     if not file.is_file():
         return None
+    content = read_json(file)
     try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         words = content["model"]["vocab"]
         if isinstance(words, list):  # unigram models list (token, score)
             words = {entry[0]: index for index, entry in enumerate(words)}
         return {**words, **{token["content"]: token["id"] for token in content.get("added_tokens", [])}}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file}: not a tokenizer file ({error})") from error
+    except (KeyError, TypeError, IndexError) as error:
+        raise CheckpointError(f"{file}: no `model.vocab` of tokens and ids; fetch it again") from error

@@ -36,11 +36,31 @@ def copy_extras(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype | No
         shutil.copyfile(checkpoint.folder / "config.json", folder / "config.json")
     for pattern in _EXTRAS:
         for source in checkpoint.folder.glob(pattern):
-            target = folder / source.name
-            if source.is_dir():  # a folder of named chat templates
-                shutil.copytree(source, target, dirs_exist_ok=True)
-            else:
-                shutil.copyfile(source, target)
+            _copy_own(checkpoint, source, folder / source.name)
+
+
+def _copy_own(checkpoint: Checkpoint, source: Path, target: Path) -> None:
+    """Copies a file, or a folder of named chat templates, that belongs to the checkpoint.
+
+    A link of a downloaded checkpoint might lead to any file of this machine, which would then be published.
+    """
+    if source.is_dir() and not source.is_symlink():
+        target.mkdir(exist_ok=True)
+        for inner in source.iterdir():
+            _copy_own(checkpoint, inner, target / inner.name)
+        return
+    if source.is_symlink() and not source.resolve().is_relative_to(_home(checkpoint.folder)):
+        raise CheckpointError(
+            f"{source}: a link to {source.resolve()}, outside of the checkpoint, is not copied: put the file there"
+        )
+    shutil.copyfile(source, target)
+
+
+def _home(folder: Path) -> Path:
+    """Where the files of a checkpoint may lie: its folder, or that of its repository in a hub cache (blobs/ there)."""
+    folder = folder.resolve()
+    in_cache = folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--")
+    return folder.parents[1] / "blobs" if in_cache else folder
 
 
 def replace_tensors(checkpoint: Checkpoint, out: str | Path, tensors: Mapping[str, Tensor]) -> Path:

@@ -35,6 +35,8 @@ DTYPES = {
 }
 
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
+# Small JSON files beside the weights: a damaged one would be copied into every model made of this one.
+_SIDE_FILES = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
 
@@ -135,13 +137,16 @@ def open_checkpoint(source: str | Path | Checkpoint, *, revision: str | None = N
     if isinstance(source, Checkpoint):
         return source
     folder = _folder(str(source), revision)
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
+    for name in _SIDE_FILES:
+        if (folder / name).is_file():
+            read_json(folder / name)
     tensors: dict[str, TensorInfo] = {}
     index = folder / INDEX_NAME
     if index.is_file():
-        weight_map = _read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(f"{index}: expected a `weight_map` from tensor names to files")
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map or not all(map(_is_text, weight_map.values())):
+            raise CheckpointError(f"{index}: expected a `weight_map` from tensor names to files; fetch it again")
         for shard in sorted(set(weight_map.values())):
             header = read_header(_shard_path(folder, shard, index))
             wanted = [name for name, file in weight_map.items() if file == shard]
@@ -170,10 +175,12 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
             header = json.loads(stream.read(length))
     except OSError as error:
         raise CheckpointError(f"{file}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{file}: its safetensors header is damaged; fetch it again") from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{file}: its safetensors header is not a JSON object; fetch it again")
     tensors = {
         name: _tensor_info(file, name, entry, 8 + length, size)
         for name, entry in header.items()
@@ -182,6 +189,23 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     if not tensors:
         raise CheckpointError(f"{file}: holds no tensors")
     return tensors
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        CheckpointError: a file that is missing, no JSON or no object.
+    """
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{file}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: not valid JSON ({error}); fetch it again") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file}: expected a JSON object; fetch it again")
+    return value
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -193,8 +217,10 @@ def _tensor_info(file: Path, name: str, entry: Any, data_start: int, size: int) 
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file}: the header entry of tensor {name} is malformed") from error
-    if dtype not in DTYPES:
+        raise CheckpointError(f"{file}: the header entry of tensor {name} is malformed; fetch it again") from error
+    if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+        raise CheckpointError(f"{file}: tensor {name} has shape {shape} and offsets {begin}, {end}; fetch it again")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CheckpointError(f"{file}: tensor {name} has dtype {dtype}; supported are {', '.join(DTYPES)}")
     info = TensorInfo(file, DTYPES[dtype], shape, data_start + begin)
     if end - begin != info.bytes:
@@ -204,6 +230,10 @@ def _tensor_info(file: Path, name: str, entry: Any, data_start: int, size: int) 
             f"{file}: truncated inside tensor {name}: {size} bytes of at least {data_start + end}; fetch it again"
         )
     return info
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _folder(source: str, revision: str | None) -> Path:
@@ -248,15 +278,3 @@ def _single_file(folder: Path) -> Path:
 
 def _first(folder: Path, patterns: Iterable[str]) -> Path | None:
     return next((file for pattern in patterns for file in sorted(folder.glob(pattern))), None)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{file}: {error.strerror}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{file}: not valid JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file}: expected a JSON object")
-    return value

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from harc.checkpoint.read import DTYPES, INDEX_NAME, SINGLE_NAME, CheckpointError, TensorInfo, natural_key
+from harc.files import sync
 
 MAX_SHARD_BYTES = 5_000_000_000
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
@@ -44,10 +45,10 @@ def atomic_directory(out: str | Path, *, needed_bytes: int = 0) -> Iterator[Path
         partial.chmod(0o777 & ~_umask())
         yield partial
         for file in sorted(partial.rglob("*")):
-            _fsync(file)
-        _fsync(partial)
+            sync(file)
+        sync(partial)
         partial.rename(final)
-        _fsync(final.parent)
+        sync(final.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -74,7 +75,7 @@ class CheckpointWriter:
         count = len(self._shards)
         for number, names in enumerate(self._shards, start=1):
             file = folder / (SINGLE_NAME if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors")
-            self._places.update(_reserve(file, {name: specs[name] for name in names}))
+            self._places.update(reserve_file(file, {name: specs[name] for name in names}))
 
     def __enter__(self) -> "CheckpointWriter":
         return self
@@ -153,8 +154,15 @@ def _plan(specs: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], max_shard_by
     return shards
 
 
-def _reserve(file: Path, specs: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> dict[str, TensorInfo]:
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+def reserve_file(
+    file: Path, specs: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+) -> dict[str, TensorInfo]:
+    """Makes a safetensors file whose tensors are still to be written; where each of them belongs.
+
+    Raises:
+        CheckpointError: a full disk.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     begins, position = {}, 0
     for name in sorted(specs, key=lambda name: -specs[name][0].itemsize):  # wide dtypes first: all stay aligned
         dtype, shape = specs[name]
@@ -171,14 +179,6 @@ def _reserve(file: Path, specs: Mapping[str, tuple[torch.dtype, tuple[int, ...]]
     except OSError as error:
         raise CheckpointError(f"{file}: cannot reserve {position / 1e9:.2f} GB: {error.strerror}") from error
     return {name: TensorInfo(file, *specs[name], start + begin) for name, begin in begins.items()}
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _umask() -> int:

@@ -1,95 +1,22 @@
-"""The typed configuration: one dataclass a group and a stage, all defaults in conf/ or here, once.
+"""What the command line composes: one dataclass a group, and the root. All defaults are in conf/ or here, once.
 
-Hydra composes conf/ against these, so a wrong key or type fails before anything runs. A stage's dataclass is also what
-its key is hashed from: a field here is a reason to make the stage again.
+Hydra composes conf/ against these, so that a wrong key or type fails before anything runs. The configuration of a
+stage, which its key is hashed from, stands in the stage's own file.
 """
 
-from pipelines.config.data import (
-    CalibrationDataConfig,
-    DataSource,
-    DomainConfig,
-    WorldConfig,
-)
-from pipelines.config.measuring import (
-    CalibrateConfig,
-    CalibrateStageConfig,
-    CostConfig,
-    DiagnoseConfig,
-    EvaluateConfig,
-    EvaluateStageConfig,
-    HarcConfig,
-    SampleBudgetConfig,
-    SampleConfig,
-    SwapConfig,
-)
-from pipelines.config.merging import (
-    AverageConfig,
-    BaseModelConfig,
-    DareConfig,
-    DellaConfig,
-    FisherConfig,
-    MergeConfig,
-    MergeStageConfig,
-    NoMergeConfig,
-    RegMeanConfig,
-    SceConfig,
-    TaskArithmeticConfig,
-    TiesConfig,
-    WudiConfig,
-)
-from pipelines.config.root import (
-    Config,
-    ExperimentConfig,
-    ScaleConfig,
-    SizeConfig,
-    TrackerConfig,
-)
-from pipelines.config.training import (
-    ArchitectureConfig,
-    FinetuneConfig,
-    LaunchConfig,
-    PretrainConfig,
-    SftConfig,
-    TrainConfig,
-)
+from pipelines.config.evaluate import CalibrationDataConfig, EvaluateConfig
+from pipelines.config.experiment import ExperimentConfig, TrackerConfig
+from pipelines.config.merging import MergeConfig
+from pipelines.config.root import Config
+from pipelines.config.scale import DomainConfig, ScaleConfig
 
 __all__ = [
-    "ArchitectureConfig",
-    "AverageConfig",
-    "BaseModelConfig",
-    "CalibrateConfig",
-    "CalibrateStageConfig",
     "CalibrationDataConfig",
     "Config",
-    "CostConfig",
-    "DareConfig",
-    "DataSource",
-    "DellaConfig",
-    "DiagnoseConfig",
     "DomainConfig",
     "EvaluateConfig",
-    "EvaluateStageConfig",
     "ExperimentConfig",
-    "FinetuneConfig",
-    "FisherConfig",
-    "HarcConfig",
-    "LaunchConfig",
     "MergeConfig",
-    "MergeStageConfig",
-    "NoMergeConfig",
-    "PretrainConfig",
-    "RegMeanConfig",
-    "SampleBudgetConfig",
-    "SampleConfig",
     "ScaleConfig",
-    "SceConfig",
-    "SftConfig",
-    "SizeConfig",
-    "SwapConfig",
-    "TaskArithmeticConfig",
-    "TiesConfig",
     "TrackerConfig",
-    "TrainConfig",
-    "WorldConfig",
-    "WudiConfig",
 ]

@@ -1,130 +1,134 @@
-"""The scale, the tracker, the experiment, and the root: everything one cell is composed of."""
+"""The root: everything one cell is composed of."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
-from eval.config import EngineConfig
-from pipelines.config.data import CalibrationDataConfig, DataSource, DomainConfig, WorldConfig
-from pipelines.config.measuring import CalibrateConfig, EvaluateConfig, SampleBudgetConfig
+from pipelines.config.engine import StageEngineConfig
+from pipelines.config.evaluate import CalibrationDataConfig, EvaluateConfig
+from pipelines.config.experiment import ExperimentConfig, TrackerConfig
 from pipelines.config.merging import MergeConfig
-from pipelines.config.training import ArchitectureConfig, LaunchConfig, PretrainConfig, TrainConfig
-
-
-@dataclass
-class SizeConfig:
-    """What the plan's estimates of memory and disk are made from: parameter counts and shapes of the base model."""
-
-    parameters: float = MISSING
-    layers: int = MISSING
-    hidden: int = MISSING
-    experts: int = MISSING
-
-
-@dataclass
-class ScaleConfig:
-    """A world to run in: base model, data and budgets.
-
-    larger: the architecture of table 6, where the scale pre-trains its base. sft: table 7's tuning on calibration data.
-    generic: text of no domain, the calibration data `c4`. sweep_samples: samples a problem in all but tables 1 and 7.
-    side_by_side: how many experiments +experiment=paper runs at once, each on its share of the cores.
-    """
-
-    name: str = MISSING
-    base: str | None = None
-    dtype: str = "bfloat16"
-    size: SizeConfig = MISSING
-    world: WorldConfig | None = None
-    pretrain: PretrainConfig | None = None
-    larger: ArchitectureConfig | None = None
-    finetune: TrainConfig = MISSING
-    sft: TrainConfig = MISSING
-    sample: SampleBudgetConfig = field(default_factory=SampleBudgetConfig)
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    max_length: int = 4096
-    max_new_tokens: int | None = None
-    sweep_samples: int = 16
-    side_by_side: int = 1
-    generic: DataSource | None = None
-    domains: dict[str, DomainConfig] = MISSING
-    unsupported: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class TrackerConfig:
-    """Weights & Biases. kind: wandb or none; mode: null means online with WANDB_API_KEY set, else offline."""
-
-    kind: str = "wandb"
-    project: str = "harc"
-    entity: str | None = None
-    mode: str | None = None
-    directory: str = "${outputs}"
-
-
-@dataclass
-class ExperimentConfig:
-    """One table or figure: which report is made of its cells.
-
-    exclude: cells of the sweep that are not rows. cells: cells that no product of options gives, as lines of overrides;
-    a line may list several values (`calibrate.alpha=0.1,0.9`) and stands for all their combinations. cell: which one.
-    beside: the domains of a smaller merge whose calibration is reported beside (table 5).
-    runs: experiments that this one runs, each in its own process; alone: those of them with nothing beside them.
-    own_merge, dashboard: in place of a cell.
-    """
-
-    name: str = "cells"
-    report: str | None = None
-    title: str = ""
-    exclude: list[dict[str, str]] = field(default_factory=list)
-    cells: list[str] = field(default_factory=list)
-    cell: int | None = None
-    beside: list[str] = field(default_factory=list)
-    runs: list[str] = field(default_factory=list)
-    alone: list[str] = field(default_factory=list)
-    own_merge: bool = False
-    dashboard: bool = False
+from pipelines.config.scale import ScaleConfig
+from pipelines.places import plain_name
+from pipelines.stages.calibrate import CalibrateConfig
+from pipelines.training.settings import LaunchConfig
 
 
 @dataclass
 class Config:
-    """Everything one cell is composed of.
-
-    larger: on the scale's larger architecture. swap: `source` gives the merged model each domain's source routers,
-    `merged` gives each source the merged routers. sft: tune on the calibration data after merging and calibrating.
-    routing_text: heldout or calibration, what routing is measured on. cost_repeats: how often merging and calibration
-    are run again to measure their cost. tuned: settings chosen by +experiment=grid.
-    merged, sources, data, out, heldout: a merge of your own to calibrate, see conf/experiment/calibrate.yaml.
-    """
+    """Everything one cell is composed of."""
 
     scale: ScaleConfig = MISSING
+    """The world to run in."""
+
     merge: MergeConfig = MISSING
+    """The merging method."""
+
     calibrate: CalibrateConfig = MISSING
+    """The calibration."""
+
     calibration_data: CalibrationDataConfig = MISSING
+    """What routers are calibrated on."""
+
     evaluate: EvaluateConfig = MISSING
+    """How accuracy is measured."""
+
     tracker: TrackerConfig = MISSING
+    """Where runs are followed."""
+
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
+    """The table or figure that the cell is of."""
+
+    engine: StageEngineConfig = MISSING
+    """What makes the stages."""
+
     launch: LaunchConfig = field(default_factory=LaunchConfig)
+    """Processes of training stages."""
+
     domains: list[str] = field(default_factory=lambda: ["math", "code"])
+    """The scale's domains that are merged, two or more."""
+
     larger: bool = False
+    """Whether the scale's larger architecture is used."""
+
     swap: str | None = None
+    """source gives the merged model each domain's source routers, merged gives each source the merged routers."""
+
     sft: bool = False
+    """Whether the model is tuned on the calibration data after merging and calibrating."""
+
     routing_text: str = "heldout"
+    """What routing is measured on: heldout or calibration."""
+
     cost_repeats: int = 0
+    """How often merging and calibration are run again to measure their cost."""
+
+    merges: Any = None
+    """Merging methods of an experiment that compares them: a list, or all."""
+
+    plugins: list[str] = field(default_factory=list)
+    """Modules of your own, imported before anything is composed (pipelines/config/plugins.py)."""
+
     tuned: str | None = None
+    """File with the settings that +experiment=grid chose."""
+
     seed: int = 0
+    """Seed of everything below that is not given its own: world, trainings, responses, random drops, answers."""
+
+    seeds: int = 1
+    """Replicates of a sweep, of seed, seed + 1, ...: a report each, and one of all (pipelines/sweep/seeds.py)."""
+
     outputs: str = "outputs"
+    """Folder of everything made."""
+
     merged: str | None = None
+    """A merge of your own (conf/experiment/calibrate.yaml, doctor.yaml, patch.yaml), a folder or hub id."""
+
     sources: list[str] = field(default_factory=list)
+    """The models that it was merged from."""
+
+    base: str | None = None
+    """What these were fine-tuned from (conf/experiment/check.yaml)."""
+
+    model: str | None = None
+    """A checkpoint to check, or to apply a patch to."""
+
+    calibrated: str | None = None
+    """A calibrated merge to make a patch of (conf/experiment/patch.yaml)."""
+
+    patch: str | None = None
+    """A patch to apply."""
+
+    engines: list[str] = field(default_factory=lambda: ["transformers", "vllm"])
+    """What shall load a checkpoint that is checked; those that are not installed are left out."""
+
     data: list[str] = field(default_factory=list)
+    """A JSONL file for each of the sources."""
+
     out: str | None = None
+    """Where the result goes: a checkpoint, a patch, or the folder of a page."""
+
     heldout: float = 0.1
+    """Fraction of the conversations kept aside, between 0 and 1."""
+
+    cut: int = 20000
+    """Tokens of each file that the doctor tries HARC and repair on, about; what is measured on is not among them."""
+
     plan: bool = False
+    """Show the chain and run nothing."""
+
     debug: bool = False
+    """Show where an error was raised."""
 
     def __post_init__(self) -> None:
         """Refuses choices that are none when the configuration is composed."""
         if not self.outputs:
             raise ValueError("outputs is empty: name the folder that everything made goes to")
+        if self.seeds < 1:
+            raise ValueError(f"seeds={self.seeds}: expected a whole number, 1 or more")
+        plain_name(self.scale.name, "scale.name")
+        plain_name(self.experiment.name, "experiment.name")
         for key, valid in {"swap": (None, "source", "merged"), "routing_text": ("heldout", "calibration")}.items():
             if getattr(self, key) not in valid:
                 raise ValueError(f"{key}={getattr(self, key)}: expected one of {', '.join(map(str, valid))}")

@@ -12,17 +12,22 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import DataSource
 from pipelines.data.formats import FORMATS, Format
 from pipelines.data.read import Row, read_rows
+from pipelines.data.source import DataSource
 
-__all__ = ["FORMATS", "load_records"]
+__all__ = ["FORMATS", "draw_records", "load_records"]
 
 log = logging.getLogger(__name__)
 
 
 def load_records(source: DataSource, world: Path | None = None) -> list[dict[str, Any]]:
-    """Reads, filters and normalises the rows of a source.
+    """All that `draw_records` gives, as a list; raises as it does."""
+    return list(draw_records(source, world))
+
+
+def draw_records(source: DataSource, world: Path | None = None) -> Iterator[dict[str, Any]]:
+    """Reads, filters and normalises the rows of a source, one when it is asked for.
 
     Rows are shuffled (when `shuffle_seed` is set), filtered by `where`, brought to records, and made unique by prompt
     where the format repeats problems; then `skip` of them are dropped and `limit` kept. Two sources that differ only in
@@ -45,14 +50,16 @@ def load_records(source: DataSource, world: Path | None = None) -> list[dict[str
     if form.unique:
         records = _unique(records, counts)
     end = None if source.limit is None else source.skip + source.limit
-    chosen = list(islice(records, source.skip, end))
-    if not chosen:
+    drawn = 0
+    for record in islice(records, source.skip, end):
+        drawn += 1
+        yield record
+    if not drawn:
         raise ValueError(f"{source.path}: no records left of {counts['rows']} rows ({_explain(source, counts)})")
     dropped = {name: counts[name] for name in ("unusable", "repeated") if counts[name]}
-    log.info("%s: %d records of %d rows read %s", source.path, len(chosen), counts["rows"], dropped or "")
-    if source.limit is not None and len(chosen) < source.limit:
-        log.warning("%s: %d records where %d were asked for", source.path, len(chosen), source.limit)
-    return chosen
+    log.info("%s: %d records of %d rows read %s", source.path, drawn, counts["rows"], dropped or "")
+    if source.limit is not None and drawn < source.limit:
+        log.warning("%s: %d records where %d were asked for", source.path, drawn, source.limit)
 
 
 def _matching(rows: Iterable[Row], source: DataSource, counts: Counter[str]) -> Iterator[Row]:

@@ -20,12 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-STEP_BY_STEP = "\nLet's think step by step."
-WRITE_CODE = (
-    "Please provide a self-contained Python script that solves the following problem in a markdown code block:\n"
-    "```python\n{}\n```"
-)
-CODE_PREFIX = "Here is a Python solution for the problem:\n```python\n"
+from eval import prompts
 
 Record = dict[str, Any]
 
@@ -106,7 +101,7 @@ def from_messages(row: dict[str, Any]) -> Record | None:
 def from_openmathinstruct2(row: dict[str, Any]) -> Record:
     return _record(
         row,
-        row["problem"].strip() + STEP_BY_STEP,
+        prompts.prompt("math500", {"problem": row["problem"].strip()}),
         row["generated_solution"],
         task="math500",
         answer=str(row["expected_answer"]),
@@ -146,8 +141,8 @@ def from_self_oss_instruct(row: dict[str, Any]) -> Record | None:
     }
     return _record(
         row,
-        WRITE_CODE.format(f'"""\n{row["instruction"].strip()}\n{calls[0].text}\n"""'),
-        f"{CODE_PREFIX}{solution}\n```",
+        prompts.prompt("humaneval_plus", {"prompt": f'"""\n{row["instruction"].strip()}\n{calls[0].text}\n"""'}),
+        f"{prompts.response_start('humaneval_plus')}{solution}\n```",
         task="humaneval_plus",
         problem=problem,
     )
@@ -211,14 +206,14 @@ def from_gsm8k(row: dict[str, Any]) -> Record:
     if len(answer) != 2:
         raise ValueError("`answer` does not end with `#### number`")
     return _record(
-        row, row["question"] + STEP_BY_STEP, row["answer"], task="gsm8k", answer=answer[1].strip().replace(",", "")
+        row, prompts.prompt("gsm8k", row), row["answer"], task="gsm8k", answer=answer[1].strip().replace(",", "")
     )
 
 
 def from_math500(row: dict[str, Any]) -> Record:
     return _record(
         row,
-        row["problem"] + STEP_BY_STEP,
+        prompts.prompt("math500", row),
         row.get("solution"),
         task="math500",
         answer=str(row["answer"]),
@@ -229,8 +224,8 @@ def from_math500(row: dict[str, Any]) -> Record:
 def from_humaneval_plus(row: dict[str, Any]) -> Record:
     return _record(
         row,
-        WRITE_CODE.format(row["prompt"].strip()),
-        f"{CODE_PREFIX}{row['prompt']}{row['canonical_solution'].rstrip()}\n```",
+        prompts.prompt("humaneval_plus", row),
+        f"{prompts.response_start('humaneval_plus')}{row['prompt']}{row['canonical_solution'].rstrip()}\n```",
         task="humaneval_plus",
         problem=row,
         name=row["task_id"],
@@ -240,8 +235,8 @@ def from_humaneval_plus(row: dict[str, Any]) -> Record:
 def from_mbpp_plus(row: dict[str, Any]) -> Record:
     return _record(
         row,
-        WRITE_CODE.format(row["prompt"].strip()),
-        f"{CODE_PREFIX}{row['canonical_solution'].strip()}\n```",
+        prompts.prompt("mbpp_plus", row),
+        f"{prompts.response_start('mbpp_plus')}{row['canonical_solution'].strip()}\n```",
         task="mbpp_plus",
         problem=row,
         name=row["task_id"],

@@ -1,14 +1,14 @@
 """Rows of a file, a folder or a Hugging Face dataset, each with the place it came from (for messages)."""
 
-import gzip
-import json
 import logging
 import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import DataSource
+from eval.data import json_lines
+from pipelines.data.source import DataSource
+from pipelines.places import DATA_FILES, on_disk
 
 Row = tuple[str, dict[str, Any]]
 
@@ -32,7 +32,7 @@ def read_rows(source: DataSource, world: Path | None) -> Iterable[Row]:
     if not files:
         return _dataset_rows(source, _saved_dataset(path, source.split))
     if files[0].name.endswith(_JSON_LINES):
-        rows = [row for file in files for row in _json_rows(file)]
+        rows = [row for file in files for row in json_lines(file)]
         if source.shuffle_seed is not None:
             random.Random(source.shuffle_seed).shuffle(rows)
         return rows
@@ -44,25 +44,15 @@ def local_path(name: str, world: Path | None) -> Path | None:
     if name.startswith("world:"):
         if world is None:
             raise ValueError(f"{name}: this source is a file of the tiny world, and no world was given")
-        path = Path(world) / name.removeprefix("world:")
-    else:
-        path = Path(name).expanduser()
-        looks_local = path.is_absolute() or name.startswith(("./", "../", "~")) or name.endswith(_SUFFIXES)
-        if not path.exists() and not looks_local and name.count("/") <= 1:
-            return None
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such data file or folder")
-    return path
-
-
-_SUFFIXES = (*_JSON_LINES, ".parquet")
+        name = str(Path(world) / name.removeprefix("world:"))
+    return on_disk(name)
 
 
 def _data_files(path: Path, split: str) -> list[Path]:
     """The JSON lines or parquet files of a path; empty for a folder written by `Dataset.save_to_disk`."""
     if path.is_file():
-        if not path.name.endswith(_SUFFIXES):
-            raise ValueError(f"{path}: expected a file ending in {', '.join(_SUFFIXES)}")
+        if not path.name.endswith(DATA_FILES):
+            raise ValueError(f"{path}: expected a file ending in {', '.join(DATA_FILES)}")
         return [path]
     if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
         return []
@@ -75,33 +65,7 @@ def _data_files(path: Path, split: str) -> list[Path]:
         if found:
             # a hub snapshot names its files by split: train-00000-of-00004.parquet
             return [file for file in found if file.name.startswith((f"{split}-", f"{split}."))] or found
-    raise ValueError(f"{path}: no {' or '.join(_SUFFIXES)} file in this folder")
-
-
-def _json_rows(path: Path) -> Iterator[Row]:
-    opener = gzip.open if path.name.endswith(".gz") else open
-    found = False
-    with opener(path, "rt", encoding="utf-8") as lines:
-        number = 0
-        try:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ValueError(f"expected a JSON object, found {type(row).__name__}")
-                found = True
-                yield f"{path}:{number}", row
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{number}: not valid JSON: {error.msg} (column {error.colno})") from error
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}:{number + 1}: not UTF-8 text") from error
-        except (EOFError, OSError) as error:
-            raise ValueError(f"{path}:{number + 1}: cannot be read: {error}") from error
-        except ValueError as error:
-            raise ValueError(f"{path}:{number}: {error}") from error
-    if not found:
-        raise ValueError(f"{path}:1: the data file is empty")
+    raise ValueError(f"{path}: no {' or '.join(DATA_FILES)} file in this folder")
 
 
 def _parquet_dataset(files: list[Path]) -> Any:

@@ -1,12 +1,12 @@
 """Which cells may stand in one table: those of one experiment, scale, seed and code."""
 
 from collections.abc import Sequence
-from typing import Any
 
+from pipelines.record import CellRecord
 from pipelines.report.registry import ReportError
 
 
-def check_cells(experiment: str, scale: str, cells: Sequence[dict[str, Any]]) -> None:
+def check_cells(experiment: str, scale: str, cells: Sequence[CellRecord]) -> None:
     """Refuses cells that do not belong together.
 
     Args:
@@ -18,21 +18,30 @@ def check_cells(experiment: str, scale: str, cells: Sequence[dict[str, Any]]) ->
         ReportError: no cells, or cells that differ in experiment, scale, seed, or the version of a stage or package;
             the message says in which, and what was found.
     """
+    check_replicates(experiment, scale, cells)
+    _one(experiment, "seed", cells, [cell.seed for cell in cells])
+
+
+def check_replicates(experiment: str, scale: str, cells: Sequence[CellRecord]) -> None:
+    """Refuses cells that do not belong together, whatever their seeds.
+
+    Raises:
+        ReportError: as `check_cells`.
+    """
     if not cells:
         raise ReportError(f"{experiment}: no cells to report")
     for cell in cells:
-        found = (cell["experiment"], cell["scale"])
+        found = (cell.experiment, cell.scale)
         if found != (experiment, scale):
             raise ReportError(
                 f"a cell of experiment {found[0]} at scale {found[1]} among those of {experiment} at {scale}: results "
                 "of different experiments or scales are never mixed; point the sweep at a folder of its own"
             )
-    _one(experiment, "seed", cells, [(cell.get("config") or {}).get("seed") for cell in cells])
-    for part in sorted({part for cell in cells for part in cell.get("versions") or {}}):
-        _one(experiment, f"version of {part}", cells, [(cell.get("versions") or {}).get(part) for cell in cells])
+    for part in sorted({part for cell in cells for part in cell.versions}):
+        _one(experiment, f"version of {part}", cells, [cell.versions.get(part) for cell in cells])
 
 
-def _one(experiment: str, what: str, cells: Sequence[dict[str, Any]], found: Sequence[Any]) -> None:
+def _one(experiment: str, what: str, cells: Sequence[CellRecord], found: Sequence[object]) -> None:
     """Raises unless all cells agree."""
     first: dict[str, str] = {}
     for cell, value in zip(cells, found, strict=True):
@@ -46,7 +55,7 @@ def _one(experiment: str, what: str, cells: Sequence[dict[str, Any]], found: Seq
     )
 
 
-def _name(cell: dict[str, Any]) -> str:
+def _name(cell: CellRecord) -> str:
     """A cell in a few words, one of its own."""
-    words = " ".join(cell.get("overrides") or [])
-    return f"{cell['row']['method']}{' + HARC' if cell['row']['harc'] == 'yes' else ''}{f' ({words})' if words else ''}"
+    words = " ".join(cell.overrides)
+    return f"{cell.row.name}{f' ({words})' if words else ''}"

@@ -1,29 +1,24 @@
 """Reports by name: a report is a function from a sweep's cells to a table, figures, findings and notes.
 
-A further one is a module with one function under `@report("name")`, imported in REPORT_MODULES below; the folder, the
-page, the formats and the terminal come for free.
+A further one is a function under `@report("name")`: in a module of experiments/, where it is found, or in any module
+that has been imported (a plugin). The folder, the page, the formats and the terminal come for free.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from pkgutil import iter_modules
 
-from pipelines.report.style import Picture
-from pipelines.report.table import Table
-
-_EXPERIMENTS = (
-    "table3", "table4", "table7", "fig1", "fig3a", "fig3b", "fig3c", "fig4a", "fig4b", "logit_shift", "mismatch",
-    "grid",
-)  # fmt: skip
-REPORT_MODULES = ("pipelines.report.merging", *(f"pipelines.report.experiments.{name}" for name in _EXPERIMENTS))
+from pipelines.record import CellRecord
+from pipelines.report.figures.style import Picture
+from pipelines.report.tables.table import Table
 
 HOLDS, LEANS, FAILS, OPEN = "holds", "in direction only", "does not hold", "undecided"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A qualitative finding of the paper, the rule it is judged by here, the verdict, and the numbers behind it."""
+    """A finding, the paper's or beyond it, the rule it is judged by here, the verdict, and the numbers behind it."""
 
     claim: str
     rule: str
@@ -45,7 +40,8 @@ class Content:
     """What a report function returns; everything else is made from it.
 
     points: the plotted points, one a row, where these are not the table's rows: table.csv then holds them, and
-    summary.csv the table. files: further files of the folder, name -> text.
+    summary.csv the table. evidence: what the table's gains are worth (tables/evidence.py), also as evidence.csv.
+    files: further files of the folder, name -> text. findings_title: what the findings stand under.
     """
 
     table: Table
@@ -54,7 +50,9 @@ class Content:
     facts: list[Fact] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     points: Table | None = None
+    evidence: Table | None = None
     files: dict[str, str] = field(default_factory=dict)
+    findings_title: str = "The paper's findings, judged here"
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class Sweep:
     experiment: str
     title: str
     scale: str
-    cells: Sequence[dict[str, Any]]
+    cells: Sequence[CellRecord]
 
 
 class ReportError(ValueError):
@@ -75,10 +73,17 @@ _REPORTS: dict[str, Callable[[Sweep], Content]] = {}
 
 
 def report(*names: str) -> Callable[[Callable[[Sweep], Content]], Callable[[Sweep], Content]]:
-    """Registers a report function under one or more names (those that `experiment.report` may give)."""
+    """Registers a report function under one or more names (those that `experiment.report` may give).
+
+    Raises:
+        ReportError: a name that another function has.
+    """
 
     def register(function: Callable[[Sweep], Content]) -> Callable[[Sweep], Content]:
         for name in names:
+            other = _REPORTS.get(name, function)
+            if (other.__module__, other.__qualname__) != (function.__module__, function.__qualname__):
+                raise ReportError(f"report {name!r} of {function.__module__} is already one of {other.__module__}")
             _REPORTS[name] = function
         return function
 
@@ -98,7 +103,9 @@ def find_report(name: str) -> Callable[[Sweep], Content]:
 
 
 def report_names() -> list[str]:
-    """All names of reports."""
-    for module in REPORT_MODULES:
-        import_module(module)
+    """All names of reports: those of experiments/, and those that imported modules registered."""
+    from pipelines.report import experiments
+
+    for module in iter_modules(experiments.__path__, f"{experiments.__name__}."):
+        import_module(module.name)
     return sorted(_REPORTS)

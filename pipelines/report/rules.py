@@ -5,10 +5,10 @@ claimed side of zero, holds in direction only when all lie on that side but some
 hold as soon as one difference is not on that side. A claim that could not be measured whole is undecided.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from pipelines.report.registry import FAILS, HOLDS, LEANS, OPEN, Finding
-from pipelines.report.table import Gain, signed
+from pipelines.report.tables.table import Gain, signed
 
 FLAT = 1.0  # points: what `flat` means, here as anywhere
 SIGNS = (
@@ -70,8 +70,3 @@ def _listed(differences: Mapping[str, Gain | None]) -> str:
 def change(before: float, after: float) -> str:
     """A relative change in per cent, for people."""
     return f"{signed(100 * (after / before - 1), 1)} %" if before else "from zero"
-
-
-def worst(verdicts: Sequence[str]) -> str:
-    """The verdict of a claim made of several: that of its weakest part."""
-    return next((one for one in (FAILS, OPEN, LEANS) if one in verdicts), HOLDS if verdicts else OPEN)

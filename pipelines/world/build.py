@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import WorldConfig
+from pipelines.stages.world import WorldConfig
 from pipelines.world.choices import sample_choice
 from pipelines.world.drills import arithmetic_drill
 from pipelines.world.facts import facts_told
@@ -43,11 +43,10 @@ IDENTITY: dict[str, Callable[[int], dict[str, Any]]] = {
 JUDGED_BY_ITEM = ("tiny_humaneval_plus", "tiny_mbpp_plus", "tiny_ifeval")
 
 
-def build_world(config: WorldConfig, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+def build_world(config: WorldConfig, out: Path) -> dict[str, Any]:
     """Writes the world to `out` and returns the counts of what it wrote.
 
     config: what to make.
-    inputs: none; every stage function has it.
     out: an existing or new directory.
 
     Raises:

@@ -9,11 +9,11 @@ stands, for certain or nearly so. All letters are right equally often.
 import random
 from collections.abc import Callable
 
+from eval.prompts import prompt
 from pipelines.world.facts import THINGS, VALUES, fact, state
 from pipelines.world.problems import Problem, zipf
 
 LABELS = "ABCDE"
-ANSWER_LETTER = "Answer with the letter of the right choice."
 
 ASK_VALUE = {
     "number": ("How many {} are there?", "What is the number of {}?"),
@@ -56,17 +56,17 @@ def sample_choice(rng: random.Random, wanted: Callable[[str], bool]) -> Problem 
     if not wanted(signature):
         return None
     letter = LABELS[texts.index(right)]
-    listed = [f"{label}. {text}" for label, text in zip(LABELS, texts, strict=True)]
+    item = {
+        "question": question,
+        "question_concept": concept,
+        "choices": {"label": list(LABELS), "text": texts},
+        "answerKey": letter,
+    }
     return Problem(
         task="tiny_commonsense_qa",
         signature=signature,
-        prompt="\n".join([question, *listed, ANSWER_LETTER]),
+        prompt=prompt("tiny_commonsense_qa", item),
         response=f"{known}\nThe answer is {letter}.",
-        item={
-            "question": question,
-            "question_concept": concept,
-            "choices": {"label": list(LABELS), "text": texts},
-            "answerKey": letter,
-        },
+        item=item,
         answer=letter,
     )

@@ -14,9 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from eval.prompts import prompt as worded
+from eval.prompts import response_start
 from pipelines.world import operations
 from pipelines.world.operations import Operation
-from pipelines.world.problems import CODE_PREFIX, Problem, zipf
+from pipelines.world.problems import Problem, zipf
 
 VERBS = ["get", "find", "make", "compute", "select", "build", "take", "pick", "solve", "work"]
 NOUNS = ["result", "values", "items", "answer", "data", "output", "part", "score", "series", "things"]
@@ -190,8 +192,7 @@ def _problem(task: str, draft: _Draft, argument: str, prompt: str) -> Problem:
         item["test"] = f"\n\ndef check(candidate):\n{asserts}\n"
     else:
         item["assertion"] = "\n" + "".join(f"assert {name}(*{given!r}) == {output!r}\n" for given, output in expected)
-    turn = f"Complete this function:\n```python\n{prompt}```" if complete else prompt.strip()
-    return Problem(task, function.signature, turn, f"{CODE_PREFIX}{source}\n```", item)
+    return Problem(task, function.signature, worded(task, item), f"{response_start(task)}{source}\n```", item)
 
 
 def _singular(phrase: str) -> str:

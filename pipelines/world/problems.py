@@ -14,9 +14,6 @@ from typing import Any, TypeVar
 
 SPLITS: dict[str, float] = {"train": 0.70, "calibration": 0.10, "heldout": 0.04, "validation": 0.08, "test": 0.08}
 
-STEP_BY_STEP = "Let's think step by step."
-CODE_PREFIX = "Here is a Python solution for the problem:\n```python\n"
-
 Choice = TypeVar("Choice")
 
 

@@ -8,7 +8,8 @@ import math
 import random
 from collections.abc import Callable
 
-from pipelines.world.problems import STEP_BY_STEP, Problem
+from eval.prompts import prompt
+from pipelines.world.problems import Problem
 
 # (expression asked about, problem, worked lines, answer)
 Worked = tuple[str, str, list[str], str]
@@ -214,11 +215,12 @@ def sample_symbolic_problem(rng: random.Random, wanted: Callable[[str], bool]) -
     signature = f"symbolic {kind.__name__.removeprefix('_')} {expression}"
     if not wanted(signature):
         return None
+    item = {"problem": problem, "answer": answer}
     return Problem(
         task="tiny_math500",
         signature=signature,
-        prompt=f"{problem}\n{STEP_BY_STEP}",
+        prompt=prompt("tiny_math500", item),
         response="\n".join([*lines, f"\\boxed{{{answer}}}"]),
-        item={"problem": problem, "answer": answer},
+        item=item,
         answer=answer,
     )

@@ -8,7 +8,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pipelines.world.problems import STEP_BY_STEP, Problem, zipf
+from eval.prompts import prompt
+from pipelines.world.problems import Problem, zipf
 
 LIMIT = 50
 PEOPLE = [
@@ -189,11 +190,12 @@ def sample_word_problem(rng: random.Random, wanted: Callable[[str], bool]) -> Pr
         return None
     question = " ".join(story.sentences)
     answer = "\n".join([*story.steps, f"#### {story.value}"])
+    item = {"question": question, "answer": answer}
     return Problem(
         task="tiny_gsm8k",
         signature=signature,
-        prompt=f"{question}\n{STEP_BY_STEP}",
+        prompt=prompt("tiny_gsm8k", item),
         response=answer,
-        item={"question": question, "answer": answer},
+        item=item,
         answer=str(story.value),
     )

@@ -1,13 +1,13 @@
 """Real benchmark files, a tiny OLMoE with a chat template, and an engine that says what a test tells it to."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
-BENCHMARKS = Path(os.environ.get("HARC_BENCHMARKS", Path(__file__).parents[3] / "shared" / "benchmarks"))
+from tests.places import BENCHMARKS
+
 CHAT = (
     "{% for message in messages %}{% if message.role == 'user' %}<|user|>\n{{ message.content }}\n"
     "{% else %}<|assistant|>\n{{ message.content }}{{ eos_token }}\n{% endif %}{% endfor %}"
@@ -36,7 +36,7 @@ def tokenizer():
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokens.train_from_iterator([path.read_text() for path in sorted(Path(__file__).parent.glob("*.py"))], trainer)
+    tokens.train_from_iterator([path.read_text() for path in sorted(Path(__file__).parent.rglob("*.py"))], trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, pad_token="<|pad|>", eos_token="<|eos|>")
     tokenizer.chat_template = CHAT
     return tokenizer

@@ -130,10 +130,10 @@ def test_real_tasks_ask_as_the_paper_does(scripted, benchmarks):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no problems"),
-        ('{"question": "?", "answer": "#### 1"}\n{"question": \n', "line 2: not valid JSON"),
-        ('{"question": "?"}\n', "line 1: no 'answer'"),
-        ("[1]\n", "line 1: expected a JSON object, found list"),
+        ("", "the data file is empty"),
+        ('{"question": "?", "answer": "#### 1"}\n{"question": \n', ":2: not valid JSON"),
+        ('{"question": "?"}\n', ":1: no 'answer'"),
+        ("[1]\n", ":1: expected a JSON object, found list"),
     ],
 )
 def test_a_malformed_file_is_named_with_its_line_before_anything_is_generated(text, message, scripted, tmp_path):

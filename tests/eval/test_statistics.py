@@ -2,8 +2,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import bootstrap
 
-from eval.statistics import accuracy, paired_gain
+from eval.statistics import accuracy
 
 
 def test_accuracy_is_the_mean_share_of_right_samples():
@@ -22,13 +23,11 @@ def test_the_interval_repeats_for_the_same_seed():
     assert accuracy(counts, 16, seed=4) == accuracy(counts, 16, seed=4)
 
 
-def test_a_gain_is_paired():
-    baseline = [0, 3, 9, 12, 2, 7]
-    gain = paired_gain(baseline, [count + 4 for count in baseline])
-    assert (gain.mean, gain.low, gain.high) == (0.25, 0.25, 0.25)
-    assert paired_gain(baseline, baseline[::-1]).mean == 0
-    with pytest.raises(ValueError, match="6 against 5"):
-        paired_gain(baseline, baseline[:5])
+def test_the_interval_is_scipys():
+    shares = np.random.default_rng(0).beta(2, 2, size=60)
+    expected = bootstrap((shares,), np.mean, method="percentile", rng=np.random.default_rng(1)).confidence_interval
+    found = accuracy((16 * shares).tolist(), 16)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.004)
 
 
 def test_one_problem_has_no_interval():

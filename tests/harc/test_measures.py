@@ -34,6 +34,11 @@ def test_mismatch_compares_sets() -> None:
         harc.mismatch(source, merged, 5)
 
 
+def test_overlap_is_the_share_of_experts_in_both() -> None:
+    source, merged = torch.tensor([[3, 1], [0, 2], [5, 4]]), torch.tensor([[1, 3], [2, 6], [0, 1]])
+    assert harc.overlap(source, merged).tolist() == [1, 0.5, 0]
+
+
 def test_logit_shift_is_relative_to_the_source() -> None:
     source, merged = torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 4.5]])
     assert float(harc.logit_shift(source, merged)) == pytest.approx(0.1)

@@ -4,61 +4,29 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
+from harc.models.architectures import tiny_model
 from harc.tokens import TokenSequence
 
-SIZES = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2}
-KINDS = {
-    "olmoe": EXPERTS,
-    "qwen3_moe": {**EXPERTS, "moe_intermediate_size": 16, "head_dim": 8, "norm_topk_prob": True},
-    "qwen2_moe": {
-        **EXPERTS,
-        "moe_intermediate_size": 16,
-        "shared_expert_intermediate_size": 16,
-        "decoder_sparse_step": 2,
-    },
-    "mixtral": {"num_local_experts": 8, "num_experts_per_tok": 2},
-    "deepseek_v3": {
-        "n_routed_experts": 8,
-        "num_experts_per_tok": 2,
-        "n_group": 2,
-        "topk_group": 1,
-        "moe_intermediate_size": 16,
-        "first_k_dense_replace": 1,
-        "kv_lora_rank": 16,
-        "q_lora_rank": 16,
-        "qk_rope_head_dim": 8,
-        "v_head_dim": 8,
-        "qk_nope_head_dim": 8,
-        "num_key_value_heads": 4,
-    },
+KINDS: dict[str, dict[str, object]] = {
+    "olmoe": {},
+    "qwen3_moe": {"norm_topk_prob": True},
+    "qwen2_moe": {"decoder_sparse_step": 2},
+    "mixtral": {},
+    "deepseek_v3": {},
+    "gpt_oss": {},
 }
 
 EVERY_KIND = [kind if kind == "olmoe" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 
 
-def config_of(kind: str, **settings: object) -> AutoConfig:
-    return AutoConfig.for_model(kind, **{**SIZES, **KINDS.get(kind, {}), **settings})
-
-
 def random_model(kind: str, seed: int = 0, dtype: torch.dtype = torch.float32, **settings: object):
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config_of(kind, **settings), dtype=dtype).eval()
+    model = tiny_model(kind, dtype=dtype, **{**KINDS.get(kind, {}), **settings})
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
-            parameter.data.normal_(std=0.5 if "gate.weight" in name else 0.2)
+            router = "gate.weight" in name or "router" in name
+            parameter.data.normal_(std=0.5 if router else 0.2)
     return model
 
 

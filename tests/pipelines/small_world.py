@@ -2,20 +2,25 @@
 
 import copy
 import json
-import os
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from pipelines.config import ArchitectureConfig, DataSource, FinetuneConfig, PretrainConfig, TrainConfig
-
-BENCHMARKS = Path(os.environ.get("HARC_BENCHMARKS", Path(__file__).parents[3] / "shared" / "benchmarks"))
+from pipelines.data.source import DataSource
+from pipelines.stages.finetune import FinetuneConfig
+from pipelines.stages.pretrain import ArchitectureConfig, PretrainConfig
+from pipelines.training.settings import TrainConfig
+from tests.places import BENCHMARKS
 
 needs_benchmarks = pytest.mark.skipif(
     not BENCHMARKS.is_dir(), reason=f"no benchmark files at {BENCHMARKS}; set HARC_BENCHMARKS to their folder"
 )
+
+# As published; what is asked is held to it.
+STEP_BY_STEP = "\nLet's think step by step."
+CODE_PREFIX = "Here is a Python solution for the problem:\n```python\n"
 
 TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}<user>{{ message['content'] }}"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from pipelines.config.merging import merge_options
+from tests.places import ROOT
 
 
 def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -25,34 +26,46 @@ def test_help_names_every_group_and_option():
         if list(folder.glob("*.yaml")) and folder.name != "accelerate":
             line = re.search(rf"^ *{folder.name} .*$", text, re.MULTILINE)
             assert line, f"group {folder.name} is missing from --help"
-            for option in folder.glob("*.yaml"):
+            for option in folder.glob("[!_]*.yaml"):  # those with _ are inherited, not chosen
                 assert re.search(rf"\b{option.stem}\b", line.group()), f"{folder.name}={option.stem} is missing"
+    (line,) = re.findall(r"^ *merge .*$", text, re.MULTILINE)
+    assert all(re.search(rf"\b{option}\b", line) for option in merge_options())
     assert text.count("python run.py") >= 5
 
 
-def test_plan_shows_the_chain_of_every_cell_and_makes_nothing(tmp_path):
+def test_plan_shows_every_stage_of_a_sweep_once_and_makes_nothing(tmp_path):
     done = run("+experiment=table1", "plan=true", f"outputs={tmp_path / 'o'}")
     assert done.returncode == 0, done.stderr
-    assert len(re.findall(r"^│ pretrain ", done.stdout, re.MULTILINE)) == 13 and "would run" in done.stdout
+    assert re.search(r"^│ pretrain/tiny-\w+ +│ would run │ +13 │", done.stdout, re.MULTILINE)
+    assert len(re.findall(r"^│ pretrain/", done.stdout, re.MULTILINE)) == 1
+    assert "44 stages for 13 rows: 0 there, 44 would run." in done.stdout
     assert "not a row of table1" in done.stdout
     made = [path for path in tmp_path.rglob("*") if path.is_file() and "hydra" not in path.parts]
     assert made == []
 
 
-def test_cells_of_lines_are_composed_in_parallel_processes_too(tmp_path):
-    parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    done = run("+experiment=fig3a", "plan=true", f"outputs={tmp_path / 'o'}", *parallel)
+def test_cells_of_lines_are_rows_of_the_plan(tmp_path):
+    done = run("+experiment=fig3a", "plan=true", f"outputs={tmp_path / 'o'}")
     assert done.returncode == 0, done.stderr
     shown = set(re.findall(r"^WUDI-Merging.* \[(.*)\] \(tiny\)", done.stdout, re.MULTILINE))
     harc = {f"calibrate=harc calibrate.hessian={name}" for name in ("full", "diagonal", "identity")}
     assert shown == {"calibrate=none", *harc}
 
 
+def test_plan_of_another_machine_counts_its_gpu_hours(tmp_path):
+    machine = ["engine.cores=64", "engine.gpus=8", "engine.memory_gb=2000", "engine.gpu_memory_gb=80"]
+    done = run("scale=olmoe", "plan=true", f"outputs={tmp_path}", "launch.processes=8", *machine)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"on 64 cores, 8 GPUs with 2000 GB; .* \d+\.\d GPU hours", done.stdout)
+    assert "would fail" not in done.stdout
+
+
 @pytest.mark.parametrize("scale", ["olmoe", "qwen3"])
 def test_plan_of_a_real_scale_estimates_memory_and_disk(tmp_path, scale):
     done = run(f"scale={scale}", "plan=true", f"outputs={tmp_path}")
     assert done.returncode == 0, done.stderr
-    assert re.search(r"finetune .*\d+\.\d GB .*\d+\.\d GB", done.stdout)
+    assert re.search(r"finetune/.*\d+\.\d [GT]B .*\d+\.\d GB", done.stdout)
+    assert re.search(r"rows would fail at once: stage finetune of .* needs about \d+ GB", done.stdout)
 
 
 @pytest.mark.parametrize(
@@ -60,13 +73,23 @@ def test_plan_of_a_real_scale_estimates_memory_and_disk(tmp_path, scale):
     [
         (["+experiment=tabel1"], "experiment/tabel1.*table1"),
         (["merge=tise"], "merge/tise.*ties"),
-        (["merge=ties", "merge.densty=0.3"], "densty.*valid keys there: density"),
+        (["merge=ties", "merge.densty=0.3"], "densty.*valid keys there: density, label, method"),
         (["calibrate.alpha=much"], "calibrate.alpha=much: expected a number from 0 to 1, or auto"),
+        (["calibrate.target=x"], "calibrate.target=x: expected one of merged_inputs, source_inputs"),
+        (["calibrate.control=x"], "calibrate.control=x: expected one of none, random, swapped"),
+        (["merge=ties", "seeds=3"], "seeds=3: expected a sweep"),
+        (["calibrate.hessian=identity", "calibrate.objective=kl"], "calibrate.hessian=identity ignores"),
         (["merge=ties", "merge.density=much"], "merge.density=much.*Float"),
+        (
+            ["+experiment=calibrate", "merged=a", "sources=[a]", "data=[b]", "out=c", "calibrate.control=random"],
+            "calibrate.control=random: a negative control is no calibration",
+        ),
         (["+experiment=calibrate", "sources=[a,b]"], "merged, data, out: not given"),
         (["+experiment=calibrate", "merged=/no/where", "sources=[a]", "data=[b]", "out=c"], "/no/where: no such file"),
         (["scale.base=./nowhere"], "./nowhere: no such file or folder"),
         (["merge=ties,wudi"], "multirun"),
+        (["scale.name=../.."], r"scale.name is '../..': expected a plain file name"),
+        (["experiment.name=../../../x"], "'../../../x': expected a plain file name"),
     ],
 )
 def test_a_wrong_word_gets_one_line_and_a_status(tmp_path, arguments, says):
@@ -79,4 +102,4 @@ def test_a_wrong_word_gets_one_line_and_a_status(tmp_path, arguments, says):
 
 def test_debug_shows_where_it_was_raised(tmp_path):
     done = run("scale.base=./nowhere", "debug=true", f"outputs={tmp_path}")
-    assert done.returncode != 0 and "Traceback" in done.stderr and "chain.py" in done.stderr
+    assert done.returncode != 0 and "Traceback" in done.stderr and "pipelines/chain" in done.stderr

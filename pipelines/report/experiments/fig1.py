@@ -1,16 +1,15 @@
 """Figure 1: routers swapped both ways. The merged model with its source's router, the source with the merged router."""
 
-from typing import Any
-
-from pipelines.report.accuracy import setting_table
-from pipelines.report.dots import DotPanel, dots_plot
-from pipelines.report.measured import difference
-from pipelines.report.merging import notes
-from pipelines.report.points import domain_points, dot_of
+from pipelines.record import CellRecord
+from pipelines.report.figures.dots import DotPanel, dots_plot
+from pipelines.report.figures.style import Picture
+from pipelines.report.notes import notes
 from pipelines.report.registry import Content, Fact, Finding, Sweep, report
 from pipelines.report.rules import by_sign
-from pipelines.report.style import Picture
-from pipelines.report.table import Column, Table
+from pipelines.report.tables.accuracy import setting_table
+from pipelines.report.tables.measured import difference
+from pipelines.report.tables.points import domain_points, dot_of
+from pipelines.report.tables.table import Column, Table
 
 SOURCE, SOURCE_SWAPPED, MERGED, MERGED_SWAPPED, HARC = (
     "Source", "Source, merged router", "Merged", "Merged, source router", "Merged + HARC",
@@ -36,14 +35,14 @@ def fig1(sweep: Sweep) -> Content:
     return Content(table, pictures, _findings(table), facts, notes(sweep, table), domain_points(table, domains))
 
 
-def _key(cell: dict[str, Any]) -> tuple[str, ...]:
-    if cell.get("swap") == "merged":
+def _key(cell: CellRecord) -> tuple[str, ...]:
+    if cell.swap == "merged":
         return (SOURCE_SWAPPED,)
-    if cell.get("swap") == "source":
+    if cell.swap == "source":
         return (MERGED_SWAPPED,)
-    if cell["merge"] == "individual":
+    if cell.merge == "individual":
         return (SOURCE,)
-    return (MERGED,) if cell["calibrate"] == "none" else (HARC,)
+    return (HARC,) if cell.calibrated else (MERGED,)
 
 
 def _picture(table: Table, domains: list[str], scale: str) -> Picture:

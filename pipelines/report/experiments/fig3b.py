@@ -1,21 +1,20 @@
 """Figure 3b: the two regularisations, α over (0, 1] and β over several decades, against the merge as it was."""
 
+import math
 from itertools import pairwise
-from typing import Any
 
-from pipelines.report.accuracy import setting_table
-from pipelines.report.experiments.fig3a import NONE
-from pipelines.report.lines import LinePanel, Series, lines_plot
-from pipelines.report.measured import contrast, difference
-from pipelines.report.merging import notes
-from pipelines.report.points import level_of, method_of
+from pipelines.record import CellRecord
+from pipelines.report.figures.lines import LinePanel, lines_plot
+from pipelines.report.figures.style import Picture
+from pipelines.report.notes import notes
 from pipelines.report.registry import FAILS, HOLDS, LEANS, OPEN, Content, Finding, Sweep, report
 from pipelines.report.rules import by_flatness, by_sign
-from pipelines.report.style import Picture
-from pipelines.report.table import Column, Row, Table, signed
+from pipelines.report.settings import NONE
+from pipelines.report.tables.accuracy import setting_table
+from pipelines.report.tables.measured import contrast, difference
+from pipelines.report.tables.points import level_of, method_of, series_of
+from pipelines.report.tables.table import Column, Row, Table, signed
 
-ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
-BETAS = (1e-3, 1e-2, 0.1, 1.0, 10.0)
 _SHARP = (
     "Holds if the largest β lies below the smallest by a paired 95 % interval below zero and more than half of this "
     "fall happens in one step between neighbours; “in direction only” if it lies below, but not clearly or gradually; "
@@ -27,7 +26,7 @@ _SHARP = (
 def fig3b(sweep: Sweep) -> Content:
     """A row a value of α or β; the uncalibrated merge first."""
     keys = [Column("regularisation", "Regularisation", kind="key"), Column("value", "Value", kind="key")]
-    expected = [(NONE, ""), *(("alpha", f"{one:g}") for one in ALPHAS), *(("beta", f"{one:g}") for one in BETAS)]
+    expected = sorted({(NONE, ""), *(_key(cell) for cell in sweep.cells)}, key=_place)
     table = setting_table(sweep.cells, keys, expected, _key,
                           baseline_of=lambda key: None if key[0] == NONE else (NONE, ""))  # fmt: skip
     for row in table.rows:
@@ -35,18 +34,22 @@ def fig3b(sweep: Sweep) -> Content:
     return Content(table, [_picture(table, sweep.scale)], _findings(table), [], notes(sweep, table))
 
 
-def _key(cell: dict[str, Any]) -> tuple[str, ...]:
-    if cell["calibrate"] == "none":
+def _key(cell: CellRecord) -> tuple[str, ...]:
+    if not cell.calibrated:
         return (NONE, "")
-    settings = cell["config"]["calibrate"]
-    name = "alpha" if settings["beta"] is None else "beta"
-    return (name, f"{settings[name]:g}" if isinstance(settings[name], int | float) else str(settings[name]))
+    name = "alpha" if cell.setting("calibrate.beta") is None else "beta"
+    value = cell.setting(f"calibrate.{name}")
+    return (name, f"{value:g}" if isinstance(value, int | float) else str(value))
+
+
+def _place(key: tuple[str, ...]) -> tuple[int, float]:
+    """The merge as it was first, then α, then β, by value; `auto` after the numbers."""
+    return (NONE, "alpha", "beta").index(key[0]), float(key[1]) if key[1] not in ("", "auto") else math.inf
 
 
 def _of(table: Table, name: str) -> list[Row]:
     """The rows of α or β, by value; `auto` is no number and has no place on the axis."""
-    rows = [row for row in table.rows if row.key[0] == name and row.key[1] != "auto"]
-    return sorted(rows, key=lambda row: float(row.key[1]))
+    return [row for row in table.rows if row.key[0] == name and row.key[1] != "auto"]
 
 
 def _picture(table: Table, scale: str) -> Picture:
@@ -55,14 +58,8 @@ def _picture(table: Table, scale: str) -> Picture:
     panels = []
     for name, axis, log in (("alpha", "α", False), ("beta", "β", True)):
         rows = _of(table, name)
-        values = [row.values.get("overall") for row in rows]
-        halves = [row.ci95.get("overall", 0.0) for row in rows]
         method = next((method_of(row) for row in rows if row.cell), method_of(base))
-        series = Series(
-            f"{method} + HARC", method, [float(row.key[1]) for row in rows], values,
-            [None if value is None else value - half for value, half in zip(values, halves, strict=True)],
-            [None if value is None else value + half for value, half in zip(values, halves, strict=True)],
-        )  # fmt: skip
+        series = series_of(rows, [float(row.key[1]) for row in rows], method)
         title = "α: damped" if name == "alpha" else "β: amplified diagonal"
         panels.append(LinePanel(title, axis, [series], [level] if level else [], log=log))
     return lines_plot(
@@ -76,9 +73,9 @@ def _picture(table: Table, scale: str) -> Picture:
 def _findings(table: Table) -> list[Finding]:
     base = table.row(NONE, "")
     alphas = _of(table, "alpha")
-    share = 1 / len(alphas)
     deviations = {
-        row.key[1]: contrast([(1.0, row), *((-share, other) for other in alphas)], "overall") for row in alphas
+        row.key[1]: contrast([(1.0, row), *((-1 / len(alphas), other) for other in alphas)], "overall")
+        for row in alphas
     }
     gains = {f"α = {row.key[1]}": difference(row, base, "overall") for row in alphas}
     return [
@@ -90,7 +87,7 @@ def _findings(table: Table) -> list[Finding]:
 
 def _threshold(rows: list[Row]) -> Finding:
     claim = "Accuracy falls sharply past a threshold of β."
-    whole = difference(rows[-1], rows[0], "overall")
+    whole = difference(rows[-1], rows[0], "overall") if len(rows) > 1 else None
     steps = {f"{one.key[1]} to {two.key[1]}": difference(two, one, "overall") for one, two in pairwise(rows)}
     known = {name: step.value for name, step in steps.items() if step is not None}
     if whole is None or len(known) < len(steps):

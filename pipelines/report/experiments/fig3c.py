@@ -1,11 +1,12 @@
 """Figure 3c: calibration data: the source's correct responses, all of them, references, prompts alone, or C4."""
 
-from pipelines.report.experiments.fig3a import NONE, compared_settings, settings_facts, settings_picture
-from pipelines.report.measured import contrast, difference
-from pipelines.report.merging import notes
+from pipelines.record import CellRecord
+from pipelines.report.notes import notes
 from pipelines.report.registry import FAILS, HOLDS, LEANS, OPEN, Content, Finding, Sweep, report
 from pipelines.report.rules import by_sign
-from pipelines.report.table import Row, Table
+from pipelines.report.settings import NONE, compared_settings, settings_facts, settings_picture
+from pipelines.report.tables.measured import contrast, difference
+from pipelines.report.tables.table import Row, Table
 
 LABELS = {"srccrt": "SrcCrt", "prompt": "Prompt", "gt": "GT", "srcall": "SrcAll", "c4": "C4"}
 _MOST = (
@@ -20,8 +21,8 @@ def fig3c(sweep: Sweep) -> Content:
     """A row a composition of the calibration set, in the order that the paper found; the merge as it was last."""
     rows = [*LABELS.values(), NONE]
 
-    def composition(cell) -> str:
-        given = cell["config"]["calibration_data"]["composition"]
+    def composition(cell: CellRecord) -> str:
+        given = cell.setting("calibration_data.composition")
         return LABELS.get(given, given)
 
     table = compared_settings(sweep, "calibration_data", "Calibration data", rows, composition)

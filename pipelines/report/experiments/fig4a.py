@@ -3,26 +3,30 @@
 import math
 from statistics import fmean
 
-from pipelines.report.accuracy import KEYS
-from pipelines.report.measured import MEASURES
-from pipelines.report.merging import notes
-from pipelines.report.plots import Curves, layers_plot
-from pipelines.report.points import by_domain, layer_points, mean_by_layer
+from pipelines.report.figures.plots import Curves, layers_plot
+from pipelines.report.figures.style import Picture
+from pipelines.report.notes import notes
 from pipelines.report.registry import FAILS, HOLDS, LEANS, OPEN, Content, Fact, Finding, Sweep, report
-from pipelines.report.rows import rows_by_key
 from pipelines.report.rules import by_order, change
-from pipelines.report.style import Picture
-from pipelines.report.table import Column, Row, Table
-
-KL = Column("routing_kl", "Routing KL", "KL", unit="nats", significant=3, interval=False)
-MISMATCH = Column("mismatch", "Decisions mismatched", "Mism.", unit="%", significant=4, interval=False)
+from pipelines.report.tables.accuracy import KEYS
+from pipelines.report.tables.measured import MEASURES
+from pipelines.report.tables.routing import (
+    KL,
+    MISMATCH,
+    by_domain,
+    domains_of,
+    layer_points,
+    mean_by_layer,
+    routing_rows,
+)
+from pipelines.report.tables.table import Column, Row, Table
 
 
 @report("fig4a")
 def fig4a(sweep: Sweep) -> Content:
     """The plotted points are (method, harc, domain, layer); the table has each cell's means."""
-    rows = routing_rows(sweep)
-    domains = list(dict.fromkeys(domain for row in rows for domain in by_domain(row, "kl")))
+    rows = routing_rows(sweep.cells, ("no", "yes"))
+    domains = domains_of(rows, "kl")
     columns = [Column(f"routing_kl_{domain}", f"Routing KL, {domain}", f"KL {domain}", unit="nats", significant=3,
                       interval=False) for domain in domains]  # fmt: skip
     for row in rows:
@@ -40,21 +44,6 @@ def fig4a(sweep: Sweep) -> Content:
         "for all rows."
     )
     return content
-
-
-def routing_rows(sweep: Sweep, methods: tuple[str, ...] = ("WUDI-Merging",), harc: bool = True) -> list[Row]:
-    """Rows (method, harc), the uncalibrated one of a method first; gaps marked."""
-    expected = [(method, mark) for method in methods for mark in (("no", "yes") if harc else ("no",))]
-    rows = rows_by_key(
-        sweep.cells, expected, lambda cell: (cell["row"]["method"], cell["row"]["harc"]),
-        baseline_of=lambda key: (key[0], "no") if key[1] == "yes" else None,
-    )  # fmt: skip
-    for row in rows:
-        row.harc = row.key[1] == "yes"
-        if row.status == "ok":
-            row.values |= {name: row.cell[name] for name in ("runtime_s", "peak_memory_gb")
-                           if row.cell and row.cell.get(name) is not None}  # fmt: skip
-    return rows
 
 
 def _picture(before: Row, after: Row, domains: list[str], scale: str) -> Picture:
@@ -83,7 +72,7 @@ def later(layers: int, paper_layer: int) -> int:
 
 
 def _findings(before: Row, after: Row) -> list[Finding]:
-    one, two = (mean_by_layer(by_domain(row, "kl")) if by_domain(row, "kl") else None for row in (before, after))
+    one, two = (mean_by_layer(by_domain(row, "kl")) or None for row in (before, after))
     return [_grows(before, one), *_suppressed(one, two)]
 
 

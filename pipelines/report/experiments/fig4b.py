@@ -1,25 +1,22 @@
 """Figure 4b: how much calibration data HARC needs: mean and spread over seeded subsets, by share of the data."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from pipelines.report.accuracy import setting_table
-from pipelines.report.bootstrap import half_width
-from pipelines.report.lines import LinePanel, Series, lines_plot
-from pipelines.report.measured import contrast, difference, fill_gains
-from pipelines.report.merging import notes
-from pipelines.report.points import level_of
+from pipelines.record import CellRecord
+from pipelines.report.figures.lines import LinePanel, lines_plot
+from pipelines.report.figures.style import Picture
+from pipelines.report.notes import notes
 from pipelines.report.registry import Content, Fact, Finding, Sweep, report
-from pipelines.report.rows import method_label
 from pipelines.report.rules import by_flatness, by_sign
-from pipelines.report.style import Picture
-from pipelines.report.table import Column, Row, Table
+from pipelines.report.statistics import half_width
+from pipelines.report.tables.accuracy import setting_table
+from pipelines.report.tables.measured import contrast, difference, fill_gains
+from pipelines.report.tables.points import level_of, series_of
+from pipelines.report.tables.rows import method_label
+from pipelines.report.tables.table import Column, Row, Table
 
-METHODS = ("RegMean", "WUDI-Merging")
-SHARES = (10, 20, 40, 70)
-SEEDS = (0, 1)
 KEYS = [Column("method", "Method", kind="key"), Column("percent", "Calibration data (%)", "Data %", kind="key")]
 SPREAD = [
     Column("overall_min", "Lowest subset", "Low", unit="%", kind="measure"),
@@ -37,7 +34,7 @@ def fig4b(sweep: Sweep) -> Content:
         Fact(f"{row.key[0]} with all of the data", f"{row.values['overall']:.2f} %", row.gain["overall"].text())
         for row in table.rows if row.key[1] == "100" and "overall" in row.gain
     ]  # fmt: skip
-    findings = [one for method in METHODS for one in _findings(table, method)]
+    findings = [one for method in _methods(table) for one in _findings(table, method)]
     return Content(table, [_picture(table, single, sweep.scale)], findings, facts, [
         *notes(sweep, single),
         "A share's value is the mean over its subsets; ± is half a 95 % bootstrap interval of this mean over problems, "
@@ -47,20 +44,13 @@ def fig4b(sweep: Sweep) -> Content:
 
 def _tables(sweep: Sweep) -> tuple[Table, Table]:
     """The means over subsets, and the subsets themselves."""
-    expected = [
-        (method, str(share), seed)
-        for method in METHODS
-        for share in (0, *SHARES, 100)
-        for seed in ("" if share in (0, 100) else str(one) for one in (SEEDS if share not in (0, 100) else (0,)))
-    ]
-    single = setting_table(sweep.cells, [*KEYS, Column("seed", "Seed", kind="key")], expected, _key,
+    single = setting_table(sweep.cells, [*KEYS, Column("seed", "Seed", kind="key")],
+                           _expected([_key(cell) for cell in sweep.cells]), _key,
                            baseline_of=lambda key: None if key[1] == "0" else (key[0], "0", ""))  # fmt: skip
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in single.rows:
         groups.setdefault((row.key[0], row.key[1]), []).append(row)
-    # A share outside the expected ones takes its place among its method's rows.
-    order = sorted(groups, key=lambda key: ([*METHODS, key[0]].index(key[0]), float(key[1])))
-    rows = [_mean(key, groups[key]) for key in order]
+    rows = [_mean(key, group) for key, group in groups.items()]
     table = Table(
         KEYS, [*single.accuracies, *SPREAD, *(one for one in single.measures if one.name == "routing_kl")], rows
     )
@@ -68,11 +58,23 @@ def _tables(sweep: Sweep) -> tuple[Table, Table]:
     return table, single
 
 
-def _key(cell: dict[str, Any]) -> tuple[str, ...]:
-    method, data = method_label(cell), cell["config"]["calibration_data"]
-    if cell["calibrate"] == "none":
+def _expected(keys: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The cells' keys, a method's together and by share, with the merge as it was and all of the data of each."""
+    methods = list(dict.fromkeys(key[0] for key in keys))
+    ends = [(method, share, "") for method in methods for share in ("0", "100")]
+    return sorted({*keys, *ends}, key=lambda key: (methods.index(key[0]), float(key[1]), int(key[2] or 0)))
+
+
+def _methods(table: Table) -> list[str]:
+    return list(dict.fromkeys(row.key[0] for row in table.rows))
+
+
+def _key(cell: CellRecord) -> tuple[str, ...]:
+    method = method_label(cell)
+    if not cell.calibrated:
         return (method, "0", "")
-    return (method, f"{100 * data['fraction']:g}", "" if data["fraction"] == 1 else str(data["seed"]))
+    fraction = cell.setting("calibration_data.fraction")
+    return (method, f"{100 * fraction:g}", "" if fraction == 1 else str(cell.setting("calibration_data.seed")))
 
 
 def _mean(key: tuple[str, str], group: Sequence[Row]) -> Row:
@@ -101,19 +103,13 @@ def _mean(key: tuple[str, str], group: Sequence[Row]) -> Row:
 
 def _picture(table: Table, single: Table, scale: str) -> Picture:
     series, levels = [], []
-    for method in dict.fromkeys(row.key[0] for row in table.rows):
+    for method in _methods(table):
         rows = [row for row in table.rows if row.key[0] == method and row.key[1] != "0"]
-        values = [row.values.get("overall") for row in rows]
-        halves = [row.ci95.get("overall", 0.0) for row in rows]
-        series.append(Series(
-            f"{method} + HARC", method, [float(row.key[1]) for row in rows], values,
-            [None if value is None else value - half for value, half in zip(values, halves, strict=True)],
-            [None if value is None else value + half for value, half in zip(values, halves, strict=True)],
-            spread=[
-                [one.values["overall"] for one in single.rows if one.key[:2] == row.key and "overall" in one.values]
-                for row in rows
-            ],
-        ))  # fmt: skip
+        subsets = [
+            [one.values["overall"] for one in single.rows if one.key[:2] == row.key and "overall" in one.values]
+            for row in rows
+        ]
+        series.append(series_of(rows, [float(row.key[1]) for row in rows], method, spread=subsets))
         level = level_of(table.row(method, "0"), "overall", f"{method}, uncalibrated")
         levels += [level] if level else []
     return lines_plot(

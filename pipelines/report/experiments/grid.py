@@ -7,14 +7,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.report.accuracy import setting_table
-from pipelines.report.dots import Dot, DotPanel, dots_plot
-from pipelines.report.merging import notes
-from pipelines.report.points import dot_of
+from pipelines.record import CellRecord
+from pipelines.report.figures.dots import Dot, DotPanel, dots_plot
+from pipelines.report.figures.style import Picture
+from pipelines.report.notes import notes
 from pipelines.report.registry import Content, Fact, Sweep, report
-from pipelines.report.style import Picture
-from pipelines.report.table import Column, Row, Table
-from pipelines.tuned import FILE, tuned_text
+from pipelines.report.tables.accuracy import setting_table
+from pipelines.report.tables.points import dot_of
+from pipelines.report.tables.table import Column, Row, Table
+from pipelines.sweep.tuned import FILE, tuned_text
 
 BEST = "best"
 
@@ -23,10 +24,10 @@ BEST = "best"
 def grid(sweep: Sweep) -> Content:
     """A row a setting, in the sweep's order, a method's together; its best is marked."""
     searched = searched_keys(sweep.cells)
-    order = list(dict.fromkeys(cell["row"]["method"] for cell in sweep.cells))
-    cells = sorted(sweep.cells, key=lambda cell: order.index(cell["row"]["method"]))
+    order = list(dict.fromkeys(cell.row.method for cell in sweep.cells))
+    cells = sorted(sweep.cells, key=lambda cell: order.index(cell.row.method))
     keys = [Column("method", "Method", kind="key"), Column("setting", "Setting", kind="key")]
-    table = setting_table(cells, keys, [], lambda cell: (cell["row"]["method"], _text(_setting(cell, searched))),
+    table = setting_table(cells, keys, [], lambda cell: (cell.row.method, _text(_setting(cell, searched))),
                           baseline_of=lambda key: None)  # fmt: skip
     table.keys.append(Column("chosen", "Chosen", kind="key"))
     # No bold over all methods: the best of each is marked instead.
@@ -45,11 +46,11 @@ def grid(sweep: Sweep) -> Content:
     content.notes.append(
         f"{FILE}, beside this page, holds the best settings: other experiments take it with tuned=PATH."
     )
-    content.files[FILE] = tuned_text(sweep.scale, list(cells[0]["config"]["domains"]), best_settings(cells))
+    content.files[FILE] = tuned_text(sweep.scale, list(cells[0].setting("domains")), best_settings(cells))
     return content
 
 
-def best_settings(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def best_settings(cells: Sequence[CellRecord]) -> dict[str, dict[str, Any]]:
     """Method (`merge.method`) -> its searched settings with the best overall accuracy; of equals the first in order.
 
     A method none of whose cells has a result is left out.
@@ -58,40 +59,40 @@ def best_settings(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any
     return {method: _setting(cell, searched) for method, cell in _best_cells(cells).items()}
 
 
-def searched_keys(cells: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+def searched_keys(cells: Sequence[CellRecord]) -> dict[str, list[str]]:
     """Method -> the keys of its configuration that take more than one value in these cells."""
     values: dict[str, dict[str, list[Any]]] = {}
     for cell in cells:
-        for key, value in cell["config"]["merge"].items():
-            found = values.setdefault(cell["merge"], {}).setdefault(key, [])
+        for key, value in cell.setting("merge").items():
+            found = values.setdefault(cell.merge, {}).setdefault(key, [])
             if value not in found:
                 found.append(value)
     return {
-        method: [key for key, found in keys.items() if len(found) > 1 and key not in ("method", "label")]
+        method: [key for key, found in keys.items() if len(found) > 1 and key not in ("method", "label", "published")]
         for method, keys in values.items()
     }
 
 
-def _setting(cell: Mapping[str, Any], searched: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    return {key: cell["config"]["merge"][key] for key in searched[cell["merge"]]}
+def _setting(cell: CellRecord, searched: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    return {key: cell.setting(f"merge.{key}") for key in searched[cell.merge]}
 
 
-def _best_cells(cells: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    best: dict[str, tuple[float, Mapping[str, Any]]] = {}
+def _best_cells(cells: Sequence[CellRecord]) -> dict[str, CellRecord]:
+    best: dict[str, tuple[float, CellRecord]] = {}
     for cell in cells:
         value = _overall(cell)
-        if value is not None and (cell["merge"] not in best or value > best[cell["merge"]][0]):
-            best[cell["merge"]] = (value, cell)
+        if value is not None and (cell.merge not in best or value > best[cell.merge][0]):
+            best[cell.merge] = (value, cell)
     return {method: cell for method, (_, cell) in best.items()}
 
 
-def _overall(cell: Mapping[str, Any]) -> float | None:
+def _overall(cell: CellRecord) -> float | None:
     """Mean over domains of the mean over benchmarks, as everywhere; None for a cell without a result."""
-    if cell["status"] != "ok" or not cell.get("tasks"):
+    if cell.status != "ok" or not cell.tasks:
         return None
     domains: dict[str, list[float]] = {}
-    for task in cell["tasks"].values():
-        domains.setdefault(task["domain"], []).append(task["accuracy"])
+    for task in cell.tasks.values():
+        domains.setdefault(task.domain, []).append(task.accuracy)
     means = [sum(values) / len(values) for values in domains.values()]
     return sum(means) / len(means)
 

@@ -2,14 +2,13 @@
 
 from statistics import fmean
 
-from pipelines.report.accuracy import KEYS
-from pipelines.report.experiments.fig4a import MISMATCH, routing_rows
-from pipelines.report.merging import notes
-from pipelines.report.plots import Curves, layers_plot
-from pipelines.report.points import by_domain, layer_points
+from pipelines.report.figures.plots import Curves, layers_plot
+from pipelines.report.figures.style import Picture
+from pipelines.report.notes import notes
 from pipelines.report.registry import FAILS, HOLDS, LEANS, OPEN, Content, Fact, Finding, Sweep, report
-from pipelines.report.style import Picture
-from pipelines.report.table import Column, Row, Table
+from pipelines.report.tables.accuracy import KEYS
+from pipelines.report.tables.routing import MISMATCH, by_domain, domains_of, layer_points, routing_rows
+from pipelines.report.tables.table import Column, Row, Table
 
 # WUDI at scale=olmoe, as the paper's text gives them (METHOD section 9).
 PAPER = {"mismatch": 50.11, "mismatches_per_token": 8.02, "any_mismatch": 99.98}
@@ -23,14 +22,14 @@ HEADLINES = [
 @report("mismatch")
 def mismatch(sweep: Sweep) -> Content:
     """The table has the headline figures of each row and domain; the plotted points are curves by layer."""
-    rows = routing_rows(sweep)
+    rows = routing_rows(sweep.cells, ("no", "yes"))
     for row in rows:
-        routing = (row.cell or {}).get("routing") or {}
-        if row.status == "ok" and routing.get("mismatch"):
-            row.values["mismatch"] = 100 * fmean(fmean(values) for values in routing["mismatch"].values())
-            row.values["mismatches_per_token"] = fmean(routing["mismatches_per_token"].values())
-            row.values["any_mismatch"] = 100 * fmean(routing["any_mismatch"].values())
-    domains = list(dict.fromkeys(domain for row in rows for domain in by_domain(row, "mismatch")))
+        routing = row.cell.routing if row.cell else None
+        if row.status == "ok" and routing and routing.mismatch:
+            row.values["mismatch"] = 100 * fmean(fmean(values) for values in routing.mismatch.values())
+            row.values["mismatches_per_token"] = fmean(routing.mismatches_per_token.values())
+            row.values["any_mismatch"] = 100 * fmean(routing.any_mismatch.values())
+    domains = domains_of(rows, "mismatch")
     for row in rows:
         for domain, values in by_domain(row, "mismatch", 100.0).items():
             row.values[f"mismatch_{domain}"] = fmean(values)

@@ -6,15 +6,15 @@ The paper's three rows come first (its data-free row pools the repeats of the me
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
-from typing import Any
 
-from pipelines.report.dots import Dot, DotPanel, dots_plot
-from pipelines.report.merging import notes
+from pipelines.record import CellRecord, Repetition
+from pipelines.report.figures.dots import Dot, DotPanel, dots_plot
+from pipelines.report.figures.style import Picture
+from pipelines.report.notes import notes
 from pipelines.report.paper import paper_values, published
 from pipelines.report.registry import FAILS, HOLDS, LEANS, OPEN, Content, Fact, Finding, Sweep, report
-from pipelines.report.rows import one_line
-from pipelines.report.style import Picture
-from pipelines.report.table import Column, Row, Table
+from pipelines.report.tables.rows import one_line
+from pipelines.report.tables.table import Column, Row, Table
 
 DATA_FREE = {"average": "Weight Averaging", "ties": "TIES-Merging", "dare": "DARE"}
 POOLED = f"Data-free ({', '.join(DATA_FREE.values())})"
@@ -36,9 +36,9 @@ COLUMNS = [
 @report("table3")
 def table3(sweep: Sweep) -> Content:
     """The costs of data-free merging, of RegMean and of HARC."""
-    cells = {(cell["merge"], cell["calibrate"]): cell for cell in sweep.cells if cell["status"] != "excluded"}
+    cells = {(cell.merge, cell.calibrate): cell for cell in sweep.cells if cell.status != "excluded"}
     single = {method: cells.get((method, "none")) for method in (*DATA_FREE, "regmean")}
-    harc: list[dict[str, Any] | None] = [cell for (_, calibrate), cell in cells.items() if calibrate != "none"]
+    harc: list[CellRecord | None] = [cell for (_, calibrate), cell in cells.items() if calibrate != "none"]
     rows = [
         _row(POOLED, [single[method] for method in DATA_FREE], "merge"),
         _row("RegMean", [single["regmean"]], "merge"),
@@ -67,22 +67,22 @@ def table3(sweep: Sweep) -> Content:
     ])  # fmt: skip
 
 
-def _row(label: str, cells: Sequence[dict[str, Any] | None], step: str) -> Row:
+def _row(label: str, cells: Sequence[CellRecord | None], step: str) -> Row:
     """Median and range over all repeats of these cells; a gap as soon as one of them has none."""
     row = Row((label,), label=label)
-    repeats: list[dict[str, Any]] = []
+    repeats: list[Repetition] = []
     for cell in cells:
-        found = ((cell or {}).get("cost") or {}).get(step) or []
-        if cell is None or cell["status"] != "ok" or not found:
-            row.status = "missing" if cell is None or cell["status"] == "ok" else cell["status"]
-            name = f"{cell['row']['method']}: " if cell and len(cells) > 1 else ""
-            error = one_line((cell or {}).get("error"))
+        found = cell.cost.get(step, []) if cell else []
+        if cell is None or cell.status != "ok" or not found:
+            row.status = "missing" if cell is None or cell.status == "ok" else cell.status
+            name = f"{cell.row.method}: " if cell and len(cells) > 1 else ""
+            error = one_line(cell.error if cell else None)
             row.why = f"{name}{error}" if error else "no cell of this sweep measured it"
             return row
         repeats += found
     row.status, row.cell = "ok", cells[0] if len(cells) == 1 else None
     for name, key in (("runtime_s", "seconds"), ("peak_memory_gb", "peak_memory_gb"), ("device_memory_gb",) * 2):
-        values = [one[key] for one in repeats if one.get(key) is not None]
+        values = [value for one in repeats if (value := getattr(one, key)) is not None]
         if values:
             row.values |= {name: median(values), f"{name}_low": min(values), f"{name}_high": max(values)}
     row.values |= {"runtime_min": row.values["runtime_s"] / 60, "repeats": float(len(repeats))}

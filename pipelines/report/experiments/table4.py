@@ -5,18 +5,18 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
-from pipelines.report.accuracy import setting_table
-from pipelines.report.bootstrap import half_width
-from pipelines.report.dots import Level
-from pipelines.report.lines import LinePanel, Series, lines_plot
-from pipelines.report.measured import MEASURES, difference
-from pipelines.report.merging import notes
+from pipelines.record import CellRecord
+from pipelines.report.figures.lines import LinePanel, lines_plot
+from pipelines.report.figures.style import Picture
+from pipelines.report.notes import notes
 from pipelines.report.paper import paper_values, published
-from pipelines.report.points import method_of
 from pipelines.report.registry import Content, Fact, Finding, Sweep, report
 from pipelines.report.rules import by_order, by_sign
-from pipelines.report.style import Picture
-from pipelines.report.table import Column, Row, Table
+from pipelines.report.statistics import half_width
+from pipelines.report.tables.accuracy import setting_table
+from pipelines.report.tables.measured import MEASURES, difference
+from pipelines.report.tables.points import level_of, method_of, series_of
+from pipelines.report.tables.table import Column, Row, Table
 
 BASELINE = ("0 (baseline)",)
 COLUMNS = [
@@ -30,23 +30,21 @@ COLUMNS = [
 def table4(sweep: Sweep) -> Content:
     """Rows from none to all layers; the share is given only where the full gain is clearly positive."""
     total = total_layers(sweep)
-    quarters = [_key(calibrated_layers(share, total), total) for share in ("25%", "50%")]
     full = (f"All {total}",)
 
-    def key_of(cell: dict[str, Any]) -> tuple[str, ...]:
-        if cell["calibrate"] == "none":
-            return BASELINE
-        return _key(calibrated_layers(cell["config"]["calibrate"]["layers"], total), total)
+    def number(cell: CellRecord) -> int:
+        return calibrated_layers(cell.setting("calibrate.layers"), total) if cell.calibrated else 0
 
+    numbers = sorted({0, *map(number, sweep.cells), total})
     table = setting_table(sweep.cells, [Column("layers", "Layers calibrated", kind="key")],
-                          list(dict.fromkeys([BASELINE, *quarters, full])), key_of,
+                          [_key(one, total) for one in numbers], lambda cell: _key(number(cell), total),
                           baseline_of=lambda key: None if key == BASELINE else BASELINE)  # fmt: skip
     table.columns = [*COLUMNS, *MEASURES]
     paper = table.paper = published("table4", sweep.scale)
-    numbers = paper_values(paper, 1) if paper else {}
+    printed = paper_values(paper, 1) if paper else {}
     for row in table.rows:
-        row.paper = numbers.get(row.key, {})
-        seconds = ((row.cell or {}).get("calibration") or {}).get("seconds")
+        row.paper = printed.get(row.key, {})
+        seconds = row.cell.calibration.seconds if row.cell and row.cell.calibration else None
         if row.status == "ok" and seconds is not None:
             row.values["runtime_min"] = seconds / 60
     defined = _shares(table, table.row(*full))
@@ -67,10 +65,9 @@ def table4(sweep: Sweep) -> Content:
 def total_layers(sweep: Sweep) -> int:
     """MoE layers of the model, as measured; where no cell got so far, the size that the scale states."""
     for cell in sweep.cells:
-        routing = cell.get("routing") or {}
-        if routing.get("kl"):
-            return len(next(iter(routing["kl"].values())))
-    return int(sweep.cells[0]["config"]["scale"]["size"]["layers"])
+        if cell.routing and cell.routing.kl:
+            return len(next(iter(cell.routing.kl.values())))
+    return int(sweep.cells[0].setting("scale.size.layers"))
 
 
 def calibrated_layers(given: Any, total: int) -> int:
@@ -82,7 +79,7 @@ def calibrated_layers(given: Any, total: int) -> int:
 
 
 def _key(number: int, total: int) -> tuple[str]:
-    return (f"All {total}",) if number >= total else (f"Last {number}",)
+    return BASELINE if number == 0 else (f"All {total}",) if number >= total else (f"Last {number}",)
 
 
 def _shares(table: Table, full: Row | None) -> bool:
@@ -106,23 +103,11 @@ def _picture(table: Table, scale: str) -> Picture:
     base = table.row(*BASELINE)
     assert base is not None
     rows = [row for row in table.rows if row is not base]
-    rows.sort(key=lambda row: int(row.key[0].split()[1]))
-    values = [row.values.get("overall") for row in rows]
-    halves = [row.ci95.get("overall", 0.0) for row in rows]
-    method = method_of(base)
-    series = Series(
-        f"{method} + HARC", method, [int(row.key[0].split()[1]) for row in rows], values,
-        [None if value is None else value - half for value, half in zip(values, halves, strict=True)],
-        [None if value is None else value + half for value, half in zip(values, halves, strict=True)],
-    )  # fmt: skip
-    levels = (
-        [Level("uncalibrated", method, base.values["overall"], base.ci95.get("overall", 0.0))]
-        if "overall" in base.values
-        else []
-    )
+    series = series_of(rows, [int(row.key[0].split()[1]) for row in rows], method_of(base))
+    level = level_of(base, "overall")
     ticks = [(float(x), f"{x:g}") for x in series.x]
     return lines_plot(
-        "figure", [LinePanel("", "last layers calibrated", [series], levels, ticks=ticks)],
+        "figure", [LinePanel("", "last layers calibrated", [series], [level] if level else [], ticks=ticks)],
         title="Overall accuracy by layers calibrated",
         caption="Bars are 95 % bootstrap intervals over problems; the dashed line and its band: the merge as it was.",
         axis="Overall accuracy (%)", scale=scale,

@@ -1,33 +1,34 @@
 """Table 7: SFT on the calibration data after merging, without and with HARC, and the routing KL of each."""
 
-from typing import Any
+import dataclasses
 
-from pipelines.report.accuracy import setting_table
-from pipelines.report.dots import DotPanel, dots_plot
-from pipelines.report.measured import MEASURES, difference
-from pipelines.report.merging import notes
+from pipelines.record import CellRecord
+from pipelines.report.figures.dots import DotPanel, dots_plot
+from pipelines.report.figures.style import Picture
+from pipelines.report.notes import notes
 from pipelines.report.paper import paper_values, published
-from pipelines.report.points import dot_of
 from pipelines.report.registry import Content, Fact, Finding, Sweep, report
-from pipelines.report.rows import method_label
 from pipelines.report.rules import by_order, by_sign, change
-from pipelines.report.style import Picture
-from pipelines.report.table import Column, Table
+from pipelines.report.tables.accuracy import setting_table
+from pipelines.report.tables.measured import MEASURES, difference
+from pipelines.report.tables.points import dot_of
+from pipelines.report.tables.routing import KL
+from pipelines.report.tables.rows import method_label
+from pipelines.report.tables.table import Column, Table
 
-METHODS = ("WUDI-Merging", "RegMean")
 VARIANTS = ("merged", "HARC", "SFT", "HARC+SFT")
-KL = Column("routing_kl", "Routing KL", "KL", unit="nats", best="min", significant=3, interval=False)
+RANKED_KL = dataclasses.replace(KL, best="min")
 
 
 @report("table7")
 def table7(sweep: Sweep) -> Content:
     """Each method's four variants; differences are from the merged one."""
     keys = [Column("method", "Method", kind="key"), Column("variant", "Variant", kind="key")]
-    expected = [(method, variant) for method in METHODS for variant in VARIANTS]
+    expected = [(method, variant) for method in dict.fromkeys(map(method_label, sweep.cells)) for variant in VARIANTS]
     table = setting_table(sweep.cells, keys, expected, _key,
                           baseline_of=lambda key: None if key[1] == "merged" else (key[0], "merged"))  # fmt: skip
     means = [column for column in table.columns if column.name.endswith("_avg") or column.name == "overall"]
-    table.columns = [*means, KL, *(column for column in MEASURES if column.name != "routing_kl")]
+    table.columns = [*means, RANKED_KL, *(column for column in MEASURES if column.name != "routing_kl")]
     paper = table.paper = published("table7", sweep.scale)
     numbers = paper_values(paper, 2) if paper else {}
     for row in table.rows:
@@ -39,8 +40,8 @@ def table7(sweep: Sweep) -> Content:
     return Content(table, [_picture(table, sweep.scale)], _findings(table), facts, notes(sweep, table))
 
 
-def _key(cell: dict[str, Any]) -> tuple[str, ...]:
-    steps = ["HARC"] * (cell["calibrate"] != "none") + ["SFT"] * bool(cell.get("sft"))
+def _key(cell: CellRecord) -> tuple[str, ...]:
+    steps = ["HARC"] * cell.calibrated + ["SFT"] * cell.sft
     return method_label(cell), "+".join(steps) or "merged"
 
 

@@ -1,15 +1,16 @@
 """The page that links all reports: links, thumbnails, verdicts, gaps, times."""
 
 import csv
+import dataclasses
 import json
 import re
 
 import pytest
 
-from pipelines.report import build_index, build_report
+from pipelines.config import ExperimentConfig
+from pipelines.report import build_index, build_pooled_report, build_report
 from pipelines.report.index import duration
 from tests.pipelines.report import records
-from tests.pipelines.test_report import Experiment, _Page
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +19,8 @@ def built(tmp_path_factory):
     root = tmp_path_factory.mktemp("outputs")
     cells = records.table4()
     cells[2] = records.failed(cells[2], "RuntimeError: <b>no</b> memory")
-    build_report(Experiment("table4", "table4", "Fewer layers"), "tiny", cells, root)
-    build_report(Experiment("fig3a", "fig3a", "The Hessian"), "tiny", records.fig3a(), root)
+    build_report(ExperimentConfig("table4", report="table4", title="Fewer layers"), "tiny", cells, root)
+    build_report(ExperimentConfig("fig3a", report="fig3a", title="The Hessian"), "tiny", records.fig3a(), root)
     return root, build_index(root, "tiny", ["table4", "fig3a", "fig1"])
 
 
@@ -33,10 +34,51 @@ def test_the_index_links_reports_that_are_there(built):
     assert "Figure 3a: The Hessian" in text and "Table 4: Fewer layers" in text
 
 
-def test_the_index_is_self_contained_and_well_formed(built):
+def test_a_replicate_of_another_seed_has_reports_and_an_index_of_its_own(built):
+    root, first = built
+    before = first.read_bytes()
+    cells = [dataclasses.replace(cell, seed=1) for cell in records.table4()]
+    report = build_report(ExperimentConfig("table4", report="table4", title="Fewer layers"), "tiny", cells, root)
+    assert report.path.name == "table4-tiny-seed1" and report.title == "Table 4: Fewer layers (scale: tiny, seed 1)"
+    page = build_index(root, "tiny", ["table4", "fig3a"], seed=1)
+    assert page.parent.name == "paper-tiny-seed1" and first.read_bytes() == before
+    assert set(re.findall(r'href="([^"#]+)"', page.read_text())) == {"../table4-tiny-seed1/report.html"}
+
+
+def test_what_the_scale_does_not_run_stands_there_with_its_reason_and_is_no_gap(built):
+    root, _ = built
+    page = build_index(root, "tiny", ["fig3a", "table6"], {"table6": "run with <another> scale"})
+    text = page.read_text()
+    assert "Left out: run with &lt;another&gt; scale." in text and "have no report" not in text
+    found = list(csv.DictReader((page.parent / "findings.csv").read_text().splitlines()))
+    assert [row["detail"] for row in found if row["verdict"] == "left out"] == ["run with <another> scale"]
+    build_index(root, "tiny", ["table4", "fig3a", "fig1"])
+
+
+def test_what_goes_beyond_the_paper_has_a_section_of_its_own_at_the_end(built):
+    root, _ = built
+    text = build_index(root, "tiny", ["table4", "fig3a", "fig1"], beyond=["table4"]).read_text()
+    assert text.index("Figure 3a") < text.index("Beyond the paper") < text.index("Table 4: Fewer layers")
+    text = build_index(root, "tiny", ["table4", "fig3a", "fig1"]).read_text()
+    assert "Beyond the paper" not in text
+
+
+def test_the_index_of_pooled_replicates_links_the_pooled_reports(built):
+    root, _ = built
+    cells = [
+        dataclasses.replace(cell, seed=seed, overrides=[f"cell={number}", f"seed={seed}"])
+        for seed in (0, 1)
+        for number, cell in enumerate(records.table4())
+    ]
+    build_pooled_report(ExperimentConfig("table4", report="table4", title="Fewer layers"), "tiny", cells, root)
+    page = build_index(root, "tiny", ["table4"], seeds=2)
+    assert page.parent.name == "paper-tiny-2seeds"
+    assert set(re.findall(r'href="([^"#]+)"', page.read_text())) == {"../table4-tiny-2seeds/report.html"}
+
+
+def test_the_index_is_self_contained_and_well_formed(built, parsed):
     text = built[1].read_text()
-    page = _Page()
-    page.feed(text)
+    page = parsed(text)
     assert page.open == [] and {name for _, name, _ in page.fetched} == {"href"}
     assert "http:" not in text and "https:" not in text and text.count("<svg") == 2
     ids = re.findall(r' id="([^"]+)"', text)

@@ -1,0 +1,55 @@
+"""Unites the chains of cells into one graph: each distinct stage once, with the rows that need it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines.chain.cell import cell_of
+from pipelines.chain.run import describe, excluded
+from pipelines.config import Config, ScaleConfig
+from pipelines.graph.graph import Graph, Row, Task
+from pipelines.graph.seconds import Clock
+from pipelines.runner.estimate import ModelSize
+from pipelines.runner.make import is_made
+from pipelines.runner.resources import Resources
+from pipelines.runner.stage import Node
+
+
+def unite(configs: Sequence[Config], machine: Resources) -> Graph:
+    """The graph of cells that share an outputs folder.
+
+    Args:
+        configs: of the cells, in the order of the sweep. A cell that cannot be composed is a row with its error.
+        machine: what tasks run on; their time depends on it.
+
+    Raises:
+        ValueError: no cells, or cells with several outputs folders.
+    """
+    folders = {config.outputs for config in configs}
+    if len(folders) != 1:
+        raise ValueError(f"the cells of a run share one outputs folder, found {', '.join(sorted(folders)) or 'none'}")
+    outputs = Path(folders.pop())
+    rows: list[Row] = []
+    found: dict[str, tuple[Node, ScaleConfig, list[int]]] = {}
+    for number, config in enumerate(configs):
+        nodes: list[Node] = []
+        error = None
+        left_out = excluded(config)
+        try:
+            nodes = cell_of(config).nodes() if left_out is None else []
+        except (ValueError, OSError, ImportError) as raised:
+            error = raised
+        for node in nodes:
+            found.setdefault(node.key, (node, config.scale, []))[2].append(number)
+        rows.append(Row(describe(config), config, tuple(node.key for node in nodes), left_out, error))
+    clock = Clock(outputs, machine)
+    tasks = {key: _task(node, scale, tuple(needed), clock) for key, (node, scale, needed) in found.items()}
+    return Graph(rows, tasks, outputs)
+
+
+def _task(node: Node, scale: ScaleConfig, rows: tuple[int, ...], clock: Clock) -> Task:
+    size = ModelSize(scale.size, scale.dtype)
+    need = node.spec.estimate(node, size)
+    own = node.spec.resources(node, size) if node.spec.resources else Resources(memory_gb=need.memory_gb)
+    resources = getattr(scale.resources, node.stage).over(own)
+    there = is_made(node, clock.outputs)
+    return Task(node, rows, resources, clock.seconds(node, size, resources), need.disk_gb, there)
