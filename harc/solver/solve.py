@@ -222,7 +222,8 @@ def _nearest(operator: PrecisionOperator, start: Tensor, w: Tensor, reached: flo
 
 def _seen(operator: PrecisionOperator, step: Tensor) -> Tensor:
     """The part of a correction that Λ sees: without its mean over the experts in use, in the span of the features."""
-    covariance = sum(gram_matrix(domain.features, operator.dtype, operator.reduce) for domain in operator.domains)
+    grams = [gram_matrix(domain.features, operator.dtype, operator.reduce) for domain in operator.domains]
+    covariance = torch.stack(grams).sum(0)
     covariance[operator.free :] = covariance[:, operator.free :] = 0
     values, vectors = torch.linalg.eigh(covariance)
     limit = values[-1] * len(values) * torch.finfo(operator.dtype).eps

@@ -61,9 +61,9 @@ def merge_by_regmean_plus(job: DataMerge, settings: RegmeanPlusSettings) -> None
             with models[0].loaded(index) as tensors:
                 for name, value in solved.items():
                     tensors[name].copy_(value)
-                for part, states in zip(batches, hidden, strict=True):
+                for part, kept in zip(batches, hidden, strict=True):
                     for number, (_, _, mask) in enumerate(part):
-                        states[number] = models[0].run(index, states[number].to(place), mask.to(place)).cpu()
+                        kept[number] = models[0].run(index, kept[number].to(place), mask.to(place)).cpu()
             job.advance((index + 1) * (len(models) + 1) / steps)
         merged = NormalEquations(settings.damping, settings.divide_by)
         for source, model in enumerate(models):
