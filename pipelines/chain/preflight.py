@@ -14,9 +14,6 @@ def check(graph: Graph, machine: Resources) -> dict[str, Exception]:
     Returns:
         Of each stage that would fail its key and the reason: whatever its own preflight raises, such as an ImportError
         for a missing package; a MemoryError where the machine has too little memory for it.
-
-    Raises:
-        OSError: too little disk where outputs go.
     """
     failing: dict[str, Exception] = {}
     for task in graph.missing:
@@ -28,13 +25,14 @@ def check(graph: Graph, machine: Resources) -> dict[str, Exception]:
             continue
         if lacking := task.resources.lacking(machine):
             failing[task.key] = MemoryError(f"stage {task.stage} of {task.label} {lacking}")
-    _check_disk(graph)
     return failing
 
 
-def _check_disk(graph: Graph) -> None:
+def lacking_disk(graph: Graph) -> str | None:
+    """What to say where outputs go to a disk too full for the missing stages."""
     disk = sum(task.disk_gb for task in graph.missing)
     there = next(folder for folder in (graph.outputs, *graph.outputs.resolve().parents) if folder.exists())
     free = shutil.disk_usage(there).free / 1e9
-    if disk > free:
-        raise OSError(f"{graph.outputs}: the missing stages need about {disk:.1f} GB of disk, {free:.1f} GB are free")
+    if disk <= free:
+        return None
+    return f"{graph.outputs}: the missing stages need about {disk:.1f} GB of disk, {free:.1f} GB are free"

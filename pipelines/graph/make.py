@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.chain.cell import cell_of
-from pipelines.chain.preflight import check
+from pipelines.chain.preflight import check, lacking_disk
 from pipelines.chain.run import record_of, unmeasured
 from pipelines.config import Config
 from pipelines.console import duration
@@ -33,11 +33,16 @@ def make(configs: Sequence[Config], work: Path) -> "Making":
     Args:
         configs: of the cells; they share an outputs folder.
         work: folder for the engine's own files, the logs of stages among them.
+
+    Raises:
+        OSError: too little disk where outputs go.
     """
     engine = open_engine(configs[0].engine)
     machine = engine.machine()
     whole = unite(configs, machine)
     failing = check(whole, machine)
+    if full := lacking_disk(whole):
+        raise OSError(full)
     lost = {row for key in failing for row in whole.tasks[key].rows}
     for number in sorted(lost):
         row = whole.rows[number]

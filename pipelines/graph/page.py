@@ -1,12 +1,13 @@
 """`plan=true`: the graph as one page to decide by: what would be made, on what, in what time, and what it takes."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.chain.preflight import check
+from pipelines.chain.preflight import check, lacking_disk
 from pipelines.config import Config
 from pipelines.console import default_console, duration
 from pipelines.engines import open_engine
@@ -78,9 +79,10 @@ def _by_kind(graph: Graph, machine: Resources) -> Table:
 
 
 def _print_totals(console: Console, graph: Graph, machine: Resources) -> None:
+    say = partial(console.print, soft_wrap=True)
     missing = graph.missing
     rows = [row for row in graph.rows if row.keys]
-    console.print(
+    say(
         f"{len(graph.tasks)} stages for {len(rows)} row{'s' * (len(rows) != 1)}: "
         f"{len(graph.tasks) - len(missing)} there, {len(missing)} would run."
     )
@@ -91,24 +93,22 @@ def _print_totals(console: Console, graph: Graph, machine: Resources) -> None:
     gpus = sum(takes[task.key].gpus * task.seconds.value for task in missing) / 3600
     hours = [*([f"[bold]{gpus:,.1f} GPU hours[/]"] if gpus else []), f"{cores:,.1f} core hours"]
     longest = max(remaining_paths(graph, {}).values())
-    console.print(
+    say(
         f"[bold]About {duration(simulate(graph, machine))}[/] on {machine.words} with {machine.memory_gb:.0f} GB; "
         f"no less than {duration(longest)} on any number (the longest chain). {' and '.join(hours)}."
     )
     most = max(takes.values(), key=_all_memory)
-    console.print(
-        f"Memory: up to {_memory(most)} for one stage. Disk: up to {_gb(sum(task.disk_gb for task in missing))}."
-    )
+    say(f"Memory: up to {_memory(most)} for one stage. Disk: up to {_gb(sum(task.disk_gb for task in missing))}.")
     guessed = [task for task in missing if task.seconds.source == ESTIMATED]
     if guessed:
         share = sum(task.seconds.value for task in guessed) / sum(task.seconds.value for task in missing)
-        console.print(
+        say(
             f"~ estimated from operation counts and typical rates, good to a factor of two or three "
             f"({100 * share:.0f} % of the time); others are times of like stages that were made here.",
             style="dim",
         )
     if not machine.gpus and any(task.resources.gpus for task in missing) and longest > 24 * 3600:
-        console.print(
+        say(
             "Without a GPU. For a machine with some: engine.gpus=8 engine.gpu_memory_gb=80 engine.cores=64 "
             "engine.memory_gb=1000 plan=true"
         )
@@ -130,16 +130,13 @@ def _print_rows(console: Console, graph: Graph) -> None:
 
 def _print_trouble(console: Console, graph: Graph, machine: Resources) -> None:
     """What would fail of the checks before a run, each reason once."""
-    try:
-        failing = check(graph, machine)
-    except OSError as error:
-        console.print(f"[red]{escape(str(error))}[/]")
-        return
     reasons: dict[str, set[int]] = {}
-    for key, reason in failing.items():
+    for key, reason in check(graph, machine).items():
         reasons.setdefault(explain(reason), set()).update(graph.tasks[key].rows)
     for text, rows in reasons.items():
-        console.print(f"[red]{len(rows)} of the rows would fail at once: {escape(text)}[/]")
+        console.print(f"[red]{len(rows)} of the rows would fail at once: {escape(text)}[/]", soft_wrap=True)
+    if full := lacking_disk(graph):
+        console.print(f"[red]{escape(full)}[/]", soft_wrap=True)
 
 
 def _all_memory(takes: Resources) -> float:
