@@ -66,8 +66,8 @@ def calibrate(
         device: where layers run and routers are solved.
         tokens_per_batch: tokens forwarded at once, padding included; by default 1024 on a CPU, 4096 elsewhere.
         min_tokens: the least number of tokens a domain must have, by default the hidden size.
-        memory_budget_gb: of the host's memory. What is left of it beside a layer's weights and a batch holds hidden
-            states and router inputs; those that find no room are kept in memory-mapped files.
+        memory_budget_gb: of the host's memory (None: 80 % of what is available). What is left of it beside a layer's
+            weights and a batch holds hidden states and router inputs; the rest go to memory-mapped files.
         resume: a folder for finished layers; a calibration killed and started again with the same one goes on there
             (see harc.calibration.resume). It is removed at the end. With several processes nothing is kept.
         progress: whether to show a bar.
