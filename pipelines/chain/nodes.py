@@ -24,6 +24,7 @@ from pipelines.stages import (
     sample,
     sft,
     swap,
+    validate,
     world,
 )
 from pipelines.stages.inputs import device
@@ -201,13 +202,17 @@ class NodeBuilder:
         """One node for the tasks of these domains that are asked for, none if there are none."""
         asked = self.config.evaluate
         tasks: dict[str, str | None] = {}
-        for name in domains:
-            domain = self.domains[name]
-            for column, task in domain.tasks.items():
-                if asked.tasks is None or column in asked.tasks or task in asked.tasks:
-                    tasks[task] = self._problems(name, task)
+        records: dict[str, DataSource] = {}
+        for column, (name, task) in self.columns().items():
+            if name not in domains or not (asked.tasks is None or column in asked.tasks or task in asked.tasks):
+                continue
+            if (found := self._records(name)) is not None:
+                records[name] = found
+            else:
+                tasks[task] = self._problems(name, task)
+        validated = [self._validate(label, model, model_id, records)] if records else []
         if not tasks:
-            return []
+            return validated
         stage = evaluate.EvaluateStageConfig(
             model=model_id,
             tasks=tasks,
@@ -220,7 +225,26 @@ class NodeBuilder:
             max_new_tokens=self.scale.max_new_tokens,
             engine=self.engine(),
         )
-        return [Node(evaluate.SPEC, label, stage, {**({"model": model} if model else {}), **self.world})]
+        return [Node(evaluate.SPEC, label, stage, {**({"model": model} if model else {}), **self.world}), *validated]
+
+    def _validate(self, label: str, model: Node | None, model_id: str | None, records: dict[str, DataSource]) -> Node:
+        asked = self.config.evaluate
+        stage = validate.ValidateConfig(
+            model=model_id,
+            records=records,
+            max_new_tokens=self.scale.max_new_tokens or self.scale.sample.max_new_tokens,
+            limit=asked.limit,
+            seed=asked.seed,
+            judges=judges_digest(),
+            engine=self.engine(),
+        )
+        return Node(validate.SPEC, label, stage, {**({"model": model} if model else {}), **self.world})
+
+    def _records(self, name: str) -> DataSource | None:
+        """The held-out records that a domain's settings are chosen on, where its tasks have no validation problems."""
+        domain = self.domains[name]
+        own = self.config.evaluate.split == "validation" and self.config.evaluate.task_folder is None
+        return domain.validation if own and not domain.validation_data else None
 
     def _problems(self, name: str, task: str) -> str | None:
         domain = self.domains[name]
@@ -238,8 +262,26 @@ class NodeBuilder:
         return located(domain.validation_data[task])
 
     def columns(self) -> dict[str, tuple[str, str]]:
-        """Report column -> (domain, task)."""
-        return {column: (name, task) for name, domain in self.domains.items() for column, task in domain.tasks.items()}
+        """Report column -> (domain, task).
+
+        On validation, a domain without problems has one column, of its held-out records, and none if it has none.
+
+        Raises:
+            ValueError: no domain has anything to choose settings on.
+        """
+        asked = self.config.evaluate
+        columns: dict[str, tuple[str, str]] = {}
+        for name, domain in self.domains.items():
+            if self._records(name) is not None:
+                columns[validate.COLUMN.format(name)] = (name, validate.COLUMN.format(name))
+            elif asked.split == "test" or asked.task_folder is not None or domain.validation_data:
+                columns |= {column: (name, task) for column, task in domain.tasks.items()}
+        if not columns:
+            raise ValueError(
+                f"scale {self.scale.name} has nothing to choose settings on for {', '.join(self.domains)}: set "
+                "scale.domains.NAME.validation (records) or scale.domains.NAME.validation_data (task -> problems)"
+            )
+        return columns
 
 
 def task_folder(asked: EvaluateConfig) -> str | None:

@@ -71,7 +71,10 @@ class Config:
     """Modules of your own, imported before anything is composed (pipelines/config/plugins.py)."""
 
     tuned: str | None = None
-    """File with the settings that +experiment=grid chose."""
+    """File with the settings that +experiment=grid chose, or auto: the grid runs first."""
+
+    grid_alpha: list[float] = field(default_factory=lambda: [0.5, 0.9, 0.99])
+    """HARC's α that +experiment=grid tries on every merge ([]: none, HARC keeps its own)."""
 
     seed: int = 0
     """Seed of everything below that is not given its own: world, trainings, responses, random drops, answers."""

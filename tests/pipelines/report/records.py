@@ -346,6 +346,8 @@ def grid() -> list[CellRecord]:
             cell = record("grid", merge, 0.4 + 0.05 * (i % 2))
             cell.config["merge"][key] = value
             cells.append(cell)
+    for value, level in ((0.5, 0.45), (0.9, 0.6)):
+        cells += [record("grid", merge, level, calibrate={"alpha": value}) for merge in ("ties", "regmean")]
     return cells
 
 
