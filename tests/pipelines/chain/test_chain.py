@@ -167,7 +167,7 @@ def test_what_makes_no_sense_is_refused_before_anything_runs(overrides, message)
 
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("[!_]*.yaml"))
-ONE_JOB = {"calibrate", "dashboard", "paper"}
+ONE_JOB = {"calibrate", "check", "dashboard", "doctor", "paper", "patch"}
 
 
 LONG = {"targets", "grid", "fig3b", "fig4b", "table6"}  # of these every cell is composed at one scale alone
