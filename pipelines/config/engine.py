@@ -7,10 +7,22 @@ from omegaconf import MISSING
 
 @dataclass
 class StageEngineConfig:
-    """What every engine has."""
+    """What every engine has: what stages may use of a machine."""
 
     kind: str = MISSING
-    """local: processes of this machine."""
+    """local: processes of this machine; ray: tasks of a Ray cluster."""
+
+    cores: int | None = None
+    """CPU cores (null: all that this process may use; of a cluster, all that its nodes have)."""
+
+    gpus: int | None = None
+    """GPUs (null: all that this process sees; of a cluster, all that its nodes have)."""
+
+    memory_gb: float | None = None
+    """Host memory, gigabytes (null: all that there is)."""
+
+    gpu_memory_gb: float | None = None
+    """Memory of a GPU, gigabytes (null: what the smallest here has); with plan=true also of GPUs that are elsewhere."""
 
 
 @dataclass
@@ -20,14 +32,13 @@ class LocalEngineConfig(StageEngineConfig):
     kind: str = "local"
     """local."""
 
-    cores: int | None = None
-    """CPU cores (null: all that this process may use)."""
 
-    gpus: int | None = None
-    """GPUs (null: all that this process sees)."""
+@dataclass
+class RayEngineConfig(StageEngineConfig):
+    """Tasks of Ray, on a cluster that runs or on one that is started here and ends with the run."""
 
-    memory_gb: float | None = None
-    """Host memory, gigabytes (null: all that there is)."""
+    kind: str = "ray"
+    """ray."""
 
-    gpu_memory_gb: float | None = None
-    """Memory of a GPU, gigabytes (null: what the smallest has); with plan=true also of GPUs that are elsewhere."""
+    address: str | None = None
+    """Of a running cluster: auto (the one of this machine), or ADDRESS:PORT of its head (null: one is started here)."""

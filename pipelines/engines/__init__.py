@@ -7,20 +7,10 @@ An engine is an option of the group `engine` (conf/engine), a dataclass of setti
 from pathlib import Path
 from typing import Protocol
 
-from pipelines.config.engine import LocalEngineConfig, StageEngineConfig
-from pipelines.engines.unit import Result
-from pipelines.graph.graph import Graph, Task
+from pipelines.config.engine import LocalEngineConfig, RayEngineConfig, StageEngineConfig
+from pipelines.engines.unit import Progress, Result
+from pipelines.graph.graph import Graph
 from pipelines.runner.resources import Resources
-
-
-class Progress(Protocol):
-    """Who is told what an engine does, as it happens."""
-
-    def started(self, task: Task) -> None:
-        """A task is being made from now on."""
-
-    def ended(self, task: Task, result: Result) -> None:
-        """A task was made, failed, or cannot be made because one that it needs failed."""
 
 
 class Engine(Protocol):
@@ -50,9 +40,14 @@ def open_engine(config: StageEngineConfig) -> Engine:
 
     Raises:
         ValueError: there is no such engine.
+        ImportError: a package that it needs is not installed.
     """
     if isinstance(config, LocalEngineConfig):
         from pipelines.engines.local.engine import LocalEngine
 
         return LocalEngine(config)
-    raise ValueError(f"engine={config.kind}: no such engine; expected one of local")
+    if isinstance(config, RayEngineConfig):
+        from pipelines.engines.ray.engine import RayEngine
+
+        return RayEngine(config)
+    raise ValueError(f"engine={config.kind}: no such engine; expected one of local, ray")

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from omegaconf import OmegaConf
 
@@ -22,7 +22,7 @@ from pipelines.config.merging import merge_options
 from pipelines.config.plugins import load_modules
 from pipelines.config.schema import CALIBRATE, ENGINES, register
 from pipelines.explain import explain
-from pipelines.graph.graph import Graph
+from pipelines.graph.graph import Graph, Task
 from pipelines.places import ROOT
 from pipelines.runner.make import Runner
 from pipelines.typed import from_json, to_json
@@ -51,6 +51,16 @@ class Result:
 
     log: str | None = None
     """The file with what the stage printed."""
+
+
+class Progress(Protocol):
+    """Who is told what an engine does, as it happens."""
+
+    def started(self, task: Task) -> None:
+        """A task is being made from now on."""
+
+    def ended(self, task: Task, result: Result) -> None:
+        """A task was made, failed, or cannot be made because one that it needs failed."""
 
 
 def write_units(graph: Graph, folder: Path) -> dict[str, Path]:
