@@ -44,8 +44,8 @@ test: setup lint types ## every check and test
 test-fast: setup ## the tests for daily work, under two minutes
 	$(PYTEST) -m "not slow" $(ARGS)
 
-cluster-test: setup ## the engines of clusters, on a Ray that the tests start on this machine
-	$(BIN)/pip install --quiet -e '.[ray]'
+cluster-test: setup ## the engines of clusters, on a Ray and a SLURM that the tests start on this machine (SLURM: as root)
+	$(BIN)/pip install --quiet -e '.[ray,slurm]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster $(ARGS)
 
 lint: setup ## ruff: lint and format

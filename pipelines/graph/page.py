@@ -9,7 +9,7 @@ from rich.table import Table
 from pipelines.chain.preflight import check
 from pipelines.config import Config
 from pipelines.console import default_console, duration
-from pipelines.engines import open_engine
+from pipelines.engines.engine import open_engine
 from pipelines.explain import explain
 from pipelines.graph.graph import Graph, Task
 from pipelines.graph.schedule import remaining_paths, simulate

@@ -14,6 +14,7 @@ from pipelines.graph.make import Making, make
 from pipelines.graph.page import print_plan
 from pipelines.record import write_record
 from pipelines.sweep.jobs import Job, compose_jobs
+from pipelines.sweep.outcome import note_queued
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,9 @@ def launch(
         return []
     with_log_in(folder)
     making = make([job.config for job in jobs], folder / "stages")
+    if making.queued:
+        note_queued()
+        return []
     return [gather(context, making, number, job) for number, job in enumerate(jobs)]
 
 

@@ -60,6 +60,8 @@ def run_suite(config: Config) -> None:
         print_plan(cells)
     elif cells:
         making = make(cells, Path(hydra_config.runtime.output_dir) / "stages")
+        if making.queued:
+            return
         row = 0
         for name, each in jobs.items():
             context = HydraContext(config_loader=loader, callbacks=Callbacks(masters[name]))

@@ -33,13 +33,13 @@ class _Running:
 
 
 class LocalEngine:
-    """See `pipelines.engines.Engine`."""
+    """See `pipelines.engines.engine.Engine`."""
 
     def __init__(self, config: LocalEngineConfig):
         self.config = config
 
     def machine(self) -> Resources:
-        """See `pipelines.engines.Engine`. What the settings say, so that another machine can be planned for.
+        """See `pipelines.engines.engine.Engine`. What the settings say, so that another machine can be planned for.
 
         Raises:
             ValueError: more GPUs than there are here, of unknown memory.
@@ -47,7 +47,7 @@ class LocalEngine:
         return own_machine(self.config)
 
     def run(self, graph: Graph, work: Path, progress: Progress) -> dict[str, Result]:
-        """See `pipelines.engines.Engine`. work: gets cells/, results/ and logs/.
+        """See `pipelines.engines.engine.Engine`. work: gets cells/, results/ and logs/.
 
         Raises:
             ValueError: the settings give more cores or GPUs than this process may use.

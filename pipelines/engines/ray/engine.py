@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class RayEngine:
-    """See `pipelines.engines.Engine`."""
+    """See `pipelines.engines.engine.Engine`."""
 
     def __init__(self, config: RayEngineConfig):
         """Raises:
@@ -33,7 +33,7 @@ class RayEngine:
         self.config = config
 
     def machine(self) -> Resources:
-        """See `pipelines.engines.Engine`: this machine, or as many nodes as the cluster has, each like the smallest.
+        """See `pipelines.engines.engine.Engine`: this machine, or the nodes of the cluster.
 
         Raises:
             ConnectionError: there is no cluster at `engine.address`.
@@ -45,7 +45,7 @@ class RayEngine:
         return machine_of(_nodes(), self.config)
 
     def run(self, graph: Graph, work: Path, progress: Progress) -> dict[str, Result]:
-        """See `pipelines.engines.Engine`. work: in a folder that all nodes see under this path."""
+        """See `pipelines.engines.engine.Engine`. work: in a folder that all nodes see under this path."""
         if not graph.missing:
             return {}
         import ray
