@@ -121,6 +121,9 @@ class Config:
     plan: bool = False
     """Show the chain and run nothing."""
 
+    report: bool = False
+    """Make no stage; gather records and report from those that are there."""
+
     debug: bool = False
     """Show where an error was raised."""
 

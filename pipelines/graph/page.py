@@ -10,7 +10,7 @@ from rich.table import Table
 from pipelines.chain.preflight import check, lacking_disk
 from pipelines.config import Config
 from pipelines.console import default_console, duration
-from pipelines.engines import open_engine
+from pipelines.engines.engine import open_engine
 from pipelines.explain import explain
 from pipelines.graph.graph import Graph, Task
 from pipelines.graph.schedule import remaining_paths, simulate
@@ -89,8 +89,9 @@ def _print_totals(console: Console, graph: Graph, machine: Resources) -> None:
     if not missing:
         return
     takes = {task.key: task.resources.on(machine) for task in missing}
-    cores = sum(takes[task.key].cores * task.seconds.value for task in missing) / 3600
-    gpus = sum(takes[task.key].gpus * task.seconds.value for task in missing) / 3600
+    spent = {task.key: takes[task.key].nodes * task.seconds.value / 3600 for task in missing}
+    cores = sum(takes[key].cores * hours for key, hours in spent.items())
+    gpus = sum(takes[key].gpus * hours for key, hours in spent.items())
     hours = [*([f"[bold]{gpus:,.1f} GPU hours[/]"] if gpus else []), f"{cores:,.1f} core hours"]
     longest = max(remaining_paths(graph, {}).values())
     say(

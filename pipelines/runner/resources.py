@@ -23,23 +23,30 @@ class Resources:
     exclusive: bool = False
     """Whether the machine must do nothing else meanwhile: the stage measures time or memory."""
 
+    nodes: int = 1
+    """Machines alike, each with all of the above: that the stage spans, or that there are."""
+
     @property
     def words(self) -> str:
-        """In words: `2 cores, 1 GPU`."""
+        """In words: `2 cores, 1 GPU`, with `4 × ` before it for several nodes."""
         cores = f"{self.cores} core{'s' * (self.cores != 1)}"
-        return f"{cores}, {self.gpus} GPU{'s' * (self.gpus != 1)}" if self.gpus else cores
+        node = f"{cores}, {self.gpus} GPU{'s' * (self.gpus != 1)}" if self.gpus else cores
+        return f"{self.nodes} × ({node})" if self.nodes > 1 else node
 
     def on(self, machine: "Resources") -> "Resources":
         """What the stage takes of a machine: all cores where nothing may run beside, host memory in place of GPUs."""
         cores = machine.cores if self.exclusive else min(self.cores, machine.cores)
+        own = dataclasses.replace(self, cores=cores, nodes=min(self.nodes, machine.nodes))
         if machine.gpus:
-            return dataclasses.replace(self, cores=cores, gpus=min(self.gpus, machine.gpus))
+            return dataclasses.replace(own, gpus=min(self.gpus, machine.gpus))
         memory = self.memory_gb + self.gpus * self.gpu_memory_gb
-        return dataclasses.replace(self, cores=cores, gpus=0, memory_gb=memory, gpu_memory_gb=0.0)
+        return dataclasses.replace(own, gpus=0, memory_gb=memory, gpu_memory_gb=0.0)
 
     def lacking(self, machine: "Resources") -> str | None:
         """What the machine has too little of for the stage, in words; None where it fits."""
         wanted = self.on(machine)
+        if self.nodes > machine.nodes:
+            return f"spans {self.nodes} nodes; here is {machine.nodes}"
         if machine.gpus and self.gpus > machine.gpus:
             return f"needs {self.gpus} GPUs; this machine has {machine.gpus}"
         if wanted.memory_gb > machine.memory_gb:

@@ -30,6 +30,8 @@ def run_alone(config: Config) -> None:
     hydra_config = HydraConfig.get()
     out = Path(hydra_config.runtime.output_dir)
     making = make([config], out / "stages")
+    if making.queued:
+        return
     if (error := making.error(0)) is not None:
         raise error
     record = making.record(0, list(hydra_config.overrides.task))

@@ -14,6 +14,7 @@ from pipelines.graph.page import print_plan
 from pipelines.sweep.combinations import cell_overrides
 from pipelines.sweep.composed import gather, run
 from pipelines.sweep.jobs import compose_jobs
+from pipelines.sweep.outcome import note_queued
 from pipelines.sweep.tuning import grid_of, tune
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,9 @@ def launch(
         words = [[*job.overrides, *cell_overrides(job.composed)] for job in jobs]
         configs = tune(grid, configs, words, folder / "stages")
     making = make(configs, folder / "stages")
+    if making.queued:
+        note_queued()
+        return []
     return [gather(context, making, number, job) for number, job in enumerate(jobs)]
 
 

@@ -55,6 +55,8 @@ def run_suite(config: Config) -> None:
         print_plan(cells)
     elif cells:
         making = make(cells, Path(hydra_config.runtime.output_dir) / "stages")
+        if making.queued:
+            return
         row = 0
         for name, each in experiments.items():
             if not each.report(making, row):

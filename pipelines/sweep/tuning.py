@@ -73,6 +73,8 @@ def tune(grid: Experiment, configs: Sequence[Config], words: Sequence[Sequence[s
     """
     log.info("tuned=auto: the grid of %d settings comes first", len(grid.jobs))
     making = make([job.config for job in grid.jobs], work / "grid")
+    if making.queued:
+        raise RuntimeError("tuned=auto: the cells need the grid's choice; wait for the queue with engine.wait=true")
     if not grid.report(making, 0):
         raise RuntimeError("tuned=auto: rows of +experiment=grid have no numbers; its report says which and why")
     return [
