@@ -3,6 +3,7 @@
 import shutil
 
 from pipelines.graph.graph import Graph
+from pipelines.graph.schedule import peak_disk_gb
 from pipelines.runner.resources import Resources
 
 
@@ -20,20 +21,21 @@ def check(graph: Graph, machine: Resources) -> dict[str, Exception]:
     """
     failing: dict[str, Exception] = {}
     for task in graph.missing:
+        if lacking := task.resources.lacking(machine):
+            remedy = f"; {task.node.spec.remedy}" if task.node.spec.remedy else ""
+            failing[task.key] = MemoryError(f"stage {task.stage} of {task.label} {lacking}{remedy}")
+            continue
         try:
             if task.node.spec.preflight is not None:
                 task.node.spec.preflight(task.node)
         except Exception as error:
             failing[task.key] = error
-            continue
-        if lacking := task.resources.lacking(machine):
-            failing[task.key] = MemoryError(f"stage {task.stage} of {task.label} {lacking}")
-    _check_disk(graph)
+    _check_disk(graph, machine)
     return failing
 
 
-def _check_disk(graph: Graph) -> None:
-    disk = sum(task.disk_gb for task in graph.missing)
+def _check_disk(graph: Graph, machine: Resources) -> None:
+    disk = peak_disk_gb(graph, machine)
     there = next(folder for folder in (graph.outputs, *graph.outputs.resolve().parents) if folder.exists())
     free = shutil.disk_usage(there).free / 1e9
     if disk > free:

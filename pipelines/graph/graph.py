@@ -58,7 +58,10 @@ class Task:
     """How long it is expected to take."""
 
     disk_gb: float
-    """What it leaves and writes on the way, gigabytes."""
+    """What it leaves on disk, gigabytes."""
+
+    scratch_gb: float = 0.0
+    """What it has on disk beside that while it is made, mapped hidden states among it, gigabytes."""
 
     there: bool = False
     """Whether it was whole in the outputs folder when the graph was made."""

@@ -1,19 +1,21 @@
 """`plan=true`: the graph as one page to decide by: what would be made, on what, in what time, and what it takes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harc.memory import SHARE
 from pipelines.chain.preflight import check
 from pipelines.config import Config
 from pipelines.console import default_console, duration
 from pipelines.engines import open_engine
 from pipelines.explain import explain
 from pipelines.graph.graph import Graph, Task
-from pipelines.graph.schedule import remaining_paths, simulate
-from pipelines.graph.seconds import ESTIMATED
+from pipelines.graph.schedule import peak_disk_gb, remaining_paths, simulate
+from pipelines.graph.seconds import ESTIMATED, Clock
 from pipelines.graph.unite import unite
 from pipelines.runner.resources import Resources
 
@@ -96,9 +98,9 @@ def _print_totals(console: Console, graph: Graph, machine: Resources) -> None:
         f"no less than {duration(longest)} on any number (the longest chain). {' and '.join(hours)}."
     )
     most = max(takes.values(), key=_all_memory)
-    console.print(
-        f"Memory: up to {_memory(most)} for one stage. Disk: up to {_gb(sum(task.disk_gb for task in missing))}."
-    )
+    left, peak = sum(task.disk_gb for task in missing), peak_disk_gb(graph, machine)
+    console.print(f"Memory: up to {_memory(most)} for one stage. Disk: {_gb(left)} stay, {_gb(peak)} at the peak.")
+    _print_mapped(console, missing, takes, machine)
     guessed = [task for task in missing if task.seconds.source == ESTIMATED]
     if guessed:
         share = sum(task.seconds.value for task in guessed) / sum(task.seconds.value for task in missing)
@@ -112,6 +114,23 @@ def _print_totals(console: Console, graph: Graph, machine: Resources) -> None:
             "Without a GPU. For a machine with some: engine.gpus=8 engine.gpu_memory_gb=80 engine.cores=64 "
             "engine.memory_gb=1000 plan=true"
         )
+
+
+def _print_mapped(
+    console: Console, missing: Sequence[Task], takes: Mapping[str, Resources], machine: Resources
+) -> None:
+    """What the memory there is costs in time."""
+    mapped = [task for task in missing if takes[task.key].mapped_gb]
+    if not mapped:
+        return
+    clock = Clock(Path(), machine)
+    hours = sum(clock.mapping(takes[task.key]) for task in mapped) / 3600
+    enough = max(takes[task.key].memory_gb + takes[task.key].mapped_gb for task in mapped) / SHARE
+    console.print(
+        f"One stage gets {100 * SHARE:.0f} % of the memory. Hidden states beyond it are in mapped files on disk in "
+        f"{len(mapped)} stages ({', '.join(dict.fromkeys(task.stage for task in mapped))}): about {hours:.1f} hours of "
+        f"reading and writing in all, none with {enough:.0f} GB."
+    )
 
 
 def _print_rows(console: Console, graph: Graph) -> None:
@@ -148,7 +167,7 @@ def _all_memory(takes: Resources) -> float:
 
 def _memory(takes: Resources) -> str:
     """On the host, and on each GPU."""
-    host = _gb(takes.memory_gb)
+    host = _gb(takes.memory_gb) + (f", {_gb(takes.mapped_gb)} mapped" if takes.mapped_gb else "")
     return f"{host} + {takes.gpus} × {_gb(takes.gpu_memory_gb)}" if takes.gpus else host
 
 

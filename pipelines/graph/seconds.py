@@ -60,7 +60,12 @@ class Clock:
         if like:
             return Seconds(statistics.median(like), MEASURED)
         work = node.spec.work(node, size) if node.spec.work else Work()
-        return Seconds(self._take(work, resources.on(self.machine)), ESTIMATED)
+        using = resources.on(self.machine)
+        return Seconds(self._take(work, using) + self.mapping(using), ESTIMATED)
+
+    def mapping(self, using: Resources) -> float:
+        """Seconds of reading and writing what a stage keeps in memory-mapped files. using: what it takes."""
+        return using.mapped_gb * using.passes / self.core.gigabytes
 
     def _take(self, work: Work, using: Resources) -> float:
         rates, many = (self.gpu, using.gpus) if using.gpus else (self.core, using.cores)

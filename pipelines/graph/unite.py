@@ -52,4 +52,5 @@ def _task(node: Node, scale: ScaleConfig, rows: tuple[int, ...], clock: Clock) -
     own = node.spec.resources(node, size) if node.spec.resources else Resources(memory_gb=need.memory_gb)
     resources = getattr(scale.resources, node.stage).over(own)
     there = is_made(node, clock.outputs)
-    return Task(node, rows, resources, clock.seconds(node, size, resources), need.disk_gb, there)
+    scratch = need.scratch_gb + resources.on(clock.machine).mapped_gb
+    return Task(node, rows, resources, clock.seconds(node, size, resources), need.disk_gb, scratch, there)

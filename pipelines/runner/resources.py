@@ -3,6 +3,8 @@
 import dataclasses
 from dataclasses import dataclass
 
+from harc.memory import SHARE
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -23,19 +25,43 @@ class Resources:
     exclusive: bool = False
     """Whether the machine must do nothing else meanwhile: the stage measures time or memory."""
 
+    mappable_gb: float = 0.0
+    """Of memory_gb, what goes to memory-mapped files where a stage gets less memory than it could use."""
+
+    mapped_gb: float = 0.0
+    """Of what a stage takes of a machine: gigabytes in memory-mapped files beside its memory."""
+
+    passes: float = 0.0
+    """How often what is mapped is read or written."""
+
     @property
     def words(self) -> str:
         """In words: `2 cores, 1 GPU`."""
         cores = f"{self.cores} core{'s' * (self.cores != 1)}"
         return f"{cores}, {self.gpus} GPU{'s' * (self.gpus != 1)}" if self.gpus else cores
 
+    @property
+    def anywhere_gb(self) -> float:
+        """Memory of host and GPUs together, gigabytes."""
+        return self.memory_gb + self.gpus * self.gpu_memory_gb
+
     def on(self, machine: "Resources") -> "Resources":
-        """What the stage takes of a machine: all cores where nothing may run beside, host memory in place of GPUs."""
+        """What the stage takes of a machine: all cores where nothing may run beside, host memory in place of GPUs.
+
+        What goes beyond the share of the host's memory that one stage gets (harc.memory.SHARE) is mapped, if it can be.
+        """
         cores = machine.cores if self.exclusive else min(self.cores, machine.cores)
-        if machine.gpus:
-            return dataclasses.replace(self, cores=cores, gpus=min(self.gpus, machine.gpus))
-        memory = self.memory_gb + self.gpus * self.gpu_memory_gb
-        return dataclasses.replace(self, cores=cores, gpus=0, memory_gb=memory, gpu_memory_gb=0.0)
+        taken = dataclasses.replace(self, cores=cores, gpus=min(self.gpus, machine.gpus))
+        if not machine.gpus:
+            memory = self.memory_gb + self.gpus * self.gpu_memory_gb
+            taken = dataclasses.replace(taken, memory_gb=memory, gpu_memory_gb=0.0)
+        mapped = min(taken.mappable_gb, max(0.0, taken.memory_gb - SHARE * machine.memory_gb))
+        return dataclasses.replace(
+            taken,
+            memory_gb=taken.memory_gb - mapped,
+            mappable_gb=taken.mappable_gb - mapped,
+            mapped_gb=taken.mapped_gb + mapped,
+        )
 
     def lacking(self, machine: "Resources") -> str | None:
         """What the machine has too little of for the stage, in words; None where it fits."""

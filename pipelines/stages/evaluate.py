@@ -13,7 +13,7 @@ from pipelines.data.read import local_path
 from pipelines.runner.estimate import SMALL_GB, Estimate, ModelSize, Work
 from pipelines.runner.resources import Resources
 from pipelines.runner.stage import Node, Stage
-from pipelines.stages.inputs import about_tokens, generating, model, require_engine
+from pipelines.stages.inputs import A_GPU, generating, model, require_engine
 
 PROBLEMS = 600  # of a published benchmark, about
 ANSWER = 1024  # tokens that an answer may have, where the scale names none
@@ -106,7 +106,7 @@ def _metrics(config: EvaluateStageConfig) -> dict[str, str | None]:
 
 def needs(node: Node, size: ModelSize) -> Estimate:
     """The engine holds the weights and its cache."""
-    return Estimate(size.model * 1.3, SMALL_GB)
+    return Estimate(resources(node, size).anywhere_gb, SMALL_GB)
 
 
 def check(node: Node) -> None:
@@ -143,10 +143,8 @@ def work(node: Node, size: ModelSize) -> Work:
     problems = len(node.config.tasks) * (tiny.config.test if tiny else PROBLEMS)
     if node.config.limit is not None:
         problems = min(problems, len(node.config.tasks) * node.config.limit)
-    tokens = 0.5 * (node.config.max_new_tokens or ANSWER)
-    if tiny:
-        tokens = about_tokens(node.config.engine.max_model_len) / 2
+    tokens = size.answer(node.config.max_new_tokens or ANSWER)
     return Work(generated=size.forward(problems * node.config.samples * tokens), gigabytes=size.model)
 
 
-SPEC = Stage("evaluate", EvaluateStageConfig, evaluate, needs, resources, work, preflight=check)
+SPEC = Stage("evaluate", EvaluateStageConfig, evaluate, needs, resources, work, preflight=check, remedy=A_GPU)

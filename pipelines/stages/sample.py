@@ -23,7 +23,7 @@ from pipelines.data.source import DataSource
 from pipelines.runner.estimate import SMALL_GB, Estimate, ModelSize, Work
 from pipelines.runner.resources import Resources
 from pipelines.runner.stage import Node, Stage
-from pipelines.stages.inputs import RECORDS, generating, model, require_engine
+from pipelines.stages.inputs import A_GPU, RECORDS, generating, model, require_engine
 
 Record = dict[str, Any]
 Ask = Callable[[list[Record]], Sequence[tuple[Record, str | None, bool]]]
@@ -208,7 +208,7 @@ def _asking(config: SampleConfig, inputs: dict[str, Path]) -> Iterator[Ask]:
 
 def needs(node: Node, size: ModelSize) -> Estimate:
     """The engine holds the weights and its cache."""
-    return Estimate(size.model * 1.3, SMALL_GB)
+    return Estimate(resources(node, size).anywhere_gb, SMALL_GB)
 
 
 def check(node: Node) -> None:
@@ -223,11 +223,11 @@ def resources(node: Node, size: ModelSize) -> Resources:
 
 
 def work(node: Node, size: ModelSize) -> Work:
-    """A response to each prompt, half as long as it may be; twice as many prompts as are kept."""
+    """A response to each prompt; twice as many prompts as are kept where only correct ones are."""
     if node.config.composition not in GENERATED:
         return Work(seconds=10)
-    prompts = 2 * node.config.target if node.config.target else RECORDS
-    return Work(generated=size.forward(prompts * node.config.max_new_tokens / 2), gigabytes=size.model)
+    prompts = (1 + (node.config.composition == "srccrt")) * (node.config.target or RECORDS / 2)
+    return Work(generated=size.forward(prompts * size.answer(node.config.max_new_tokens)), gigabytes=size.model)
 
 
-SPEC = Stage("sample", SampleConfig, sample, needs, resources, work, version=2, preflight=check)
+SPEC = Stage("sample", SampleConfig, sample, needs, resources, work, version=2, preflight=check, remedy=A_GPU)

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
+from harc.memory import installed_memory_gb
 from pipelines.config.engine import LocalEngineConfig
 from pipelines.engines import Progress
 from pipelines.engines.local.process import Worker
@@ -53,7 +52,7 @@ class LocalEngine:
         return Resources(
             config.cores or len(own_cores()),
             gpus,
-            config.memory_gb or psutil.virtual_memory().total / 1e9,
+            config.memory_gb or installed_memory_gb(),
             config.gpu_memory_gb or (gpu_memory_gb() if gpus else 0.0),
         )
 
