@@ -38,7 +38,8 @@ class Seconds:
     """Wall time, seconds."""
 
     source: str
-    """`measured` (like stages that were made), or `estimated` (from the stage's own account of its work)."""
+    """`measured` (like stages that were made), `rehearsed` (the stage's own account of its work at rates measured in a
+    rehearsal), or `estimated` (at typical rates)."""
 
 
 @dataclass(frozen=True)

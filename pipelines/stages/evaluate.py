@@ -1,6 +1,7 @@
 """The evaluate stage: one engine for a model, all tasks of a cell in one go (METHOD section 8)."""
 
 import functools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,7 @@ def evaluate(config: EvaluateStageConfig, inputs: dict[str, Path], out: Path) ->
         evaluation.check_tasks(tasks, config.engine.allow_unsandboxed)
         run = functools.partial(evaluation.evaluate, tasks=tasks, allow_unsandboxed=config.engine.allow_unsandboxed)
     engine = load_engine(config.engine, model(inputs, "model", config.model))
+    began = time.perf_counter()
     try:
         results = run(
             engine,
@@ -97,7 +99,7 @@ def evaluate(config: EvaluateStageConfig, inputs: dict[str, Path], out: Path) ->
         )
     finally:
         engine.close()
-    return {"tasks": results}
+    return {"tasks": results, "work_seconds": time.perf_counter() - began}
 
 
 def _metrics(config: EvaluateStageConfig) -> dict[str, str | None]:

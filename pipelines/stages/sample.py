@@ -8,6 +8,7 @@ what is drawn, so that sets of different compositions and domains have one size.
 import json
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -88,7 +89,8 @@ def sample(config: SampleConfig, inputs: dict[str, Path], out: Path) -> dict[str
         out: the stage's directory.
 
     Returns:
-        kept; of, the prompts drawn up to the last that was kept; share; and both counts by task.
+        kept; of, the prompts drawn up to the last that was kept; share; both counts by task; work_seconds, with an
+        open engine.
 
     Raises:
         ValueError: an unknown composition, or fewer than `config.min_kept` records left.
@@ -97,7 +99,9 @@ def sample(config: SampleConfig, inputs: dict[str, Path], out: Path) -> dict[str
         raise ValueError(f"unknown composition '{config.composition}'; valid: {', '.join(sorted(COMPOSITIONS))}")
     records = draw_records(config.data, inputs.get("world"))
     with _asking(config, inputs) as ask:
+        began = time.perf_counter()
         kept, rejected = _draw(records, ask, COMPOSITIONS[config.composition], config.target)
+        seconds = time.perf_counter() - began
     _write(out / f"{config.composition}.jsonl", kept)
     _write(out / "rejected.jsonl", rejected)
     drawn = len(kept) + len(rejected)
@@ -116,7 +120,7 @@ def sample(config: SampleConfig, inputs: dict[str, Path], out: Path) -> dict[str
         )  # fmt: skip
     tasks = sorted({str(record["task"]) for record in [*kept, *rejected]})
     by_task = {task: {"kept": _count(kept, task), "of": _count([*kept, *rejected], task)} for task in tasks}
-    return {"kept": len(kept), "of": drawn, "share": share, "tasks": by_task}
+    return {"kept": len(kept), "of": drawn, "share": share, "tasks": by_task, "work_seconds": seconds}
 
 
 def _count(records: list[Record], task: str) -> int:
