@@ -117,11 +117,6 @@ class ModelSize:
         """Floating-point operations of a forward pass over so many tokens; a training step takes three times that."""
         return 2 * (self.size.active or self.size.parameters) * tokens
 
-    @property
-    def routers(self) -> float:
-        """The routers of all layers."""
-        return self.size.layers * self.size.experts * self.size.hidden * BYTES[self.dtype] / 1e9
-
     def hidden_states(self, tokens: float) -> float:
         """One layer's hidden states of so many tokens."""
         return tokens * self.size.hidden * BYTES[self.dtype] / 1e9

@@ -110,8 +110,8 @@ def calibrate(config: CalibrateStageConfig, inputs: dict[str, Path], out: Path) 
 
 
 def needs(node: Node, model: ModelSize) -> Estimate:
-    """A layer, and the hidden states of all tokens, in memory; the routers on disk."""
-    return Estimate(resources(node, model).anywhere_gb, model.routers)
+    """A layer, and the hidden states of all tokens, in memory; on disk a model, since every shard has routers in it."""
+    return Estimate(resources(node, model).anywhere_gb, model.model)
 
 
 def resources(node: Node, model: ModelSize) -> Resources:
