@@ -20,9 +20,11 @@ from pipelines.stages import (
     finetune,
     merge,
     pretrain,
+    random_base,
     repair,
     sample,
     sft,
+    stand_ins,
     swap,
     validate,
     world,
@@ -42,10 +44,12 @@ class NodeBuilder:
         self.scale = config.scale
         self.domains = {name: self._domain(name) for name in config.domains}
         self.world = {}
-        if self.scale.world is not None:
+        if config.rehearse:
+            self.world = {"world": self._stand_ins()}
+        elif self.scale.world is not None:
             self.world = {"world": Node(world.SPEC, self.scale.name, self.scale.world)}
         self.base_id = located(self.scale.base)
-        self.base = {} if self.base_id else {"base": self._pretrain()}
+        self.base = {} if self.base_id else {"base": self._random() if config.rehearse else self._pretrain()}
         self.source_ids = {name: located(domain.checkpoint) for name, domain in self.domains.items()}
         self.sources = {
             name: self._finetune(name, domain) for name, domain in self.domains.items() if self.source_ids[name] is None
@@ -57,6 +61,25 @@ class NodeBuilder:
                 f"scale {self.scale.name} has no domain {name!r}; it has {', '.join(sorted(self.scale.domains))}"
             )
         return self.scale.domains[name]
+
+    def _stand_ins(self) -> Node:
+        """A rehearsal's data, in the place of the tiny world."""
+        small = self.config.rehearsal
+        settings = stand_ins.StandInsConfig(
+            seed=self.config.seed,
+            vocabulary=small.vocabulary,
+            records=small.records + small.heldout,
+            test=small.problems,
+            formats={f"calibration/{name}": domain.calibration.format for name, domain in self.scale.domains.items()},
+            where={name: domain.train.where for name, domain in self.scale.domains.items()},
+        )
+        return Node(stand_ins.SPEC, self.scale.name, settings)
+
+    def _random(self) -> Node:
+        """A rehearsal's base."""
+        assert self.scale.architecture is not None
+        settings = random_base.RandomBaseConfig(self.scale.architecture, self.scale.dtype, self.config.seed)
+        return Node(random_base.SPEC, self.scale.name, settings, self.world)
 
     def _pretrain(self) -> Node:
         if self.scale.pretrain is None:

@@ -3,6 +3,7 @@
 import shutil
 
 from pipelines.graph.graph import Graph
+from pipelines.graph.schedule import peak_disk_gb
 from pipelines.runner.resources import Resources
 
 
@@ -17,6 +18,10 @@ def check(graph: Graph, machine: Resources) -> dict[str, Exception]:
     """
     failing: dict[str, Exception] = {}
     for task in graph.missing:
+        if lacking := task.resources.lacking(machine):
+            remedy = f"; {task.node.spec.remedy}" if task.node.spec.remedy else ""
+            failing[task.key] = MemoryError(f"stage {task.stage} of {task.label} {lacking}{remedy}")
+            continue
         try:
             if task.node.spec.preflight is not None:
                 task.node.spec.preflight(task.node)
@@ -28,9 +33,9 @@ def check(graph: Graph, machine: Resources) -> dict[str, Exception]:
     return failing
 
 
-def lacking_disk(graph: Graph) -> str | None:
+def lacking_disk(graph: Graph, machine: Resources) -> str | None:
     """What to say where outputs go to a disk too full for the missing stages."""
-    disk = sum(task.disk_gb for task in graph.missing)
+    disk = peak_disk_gb(graph, machine)
     there = next(folder for folder in (graph.outputs, *graph.outputs.resolve().parents) if folder.exists())
     free = shutil.disk_usage(there).free / 1e9
     if disk <= free:

@@ -16,6 +16,38 @@ from pipelines.training.settings import LaunchConfig
 
 
 @dataclass
+class RehearsalConfig:
+    """How much of everything there is where `rehearse` is true."""
+
+    layers: int = 2
+    """Decoder layers."""
+
+    vocabulary: int = 1024
+    """Rows of the embeddings."""
+
+    steps: int = 2
+    """Optimizer steps of each training."""
+
+    train_length: int = 512
+    """Tokens of a training sequence at most."""
+
+    records: int = 32
+    """Calibration records of a domain; they must hold as many tokens as the model is wide."""
+
+    heldout: int = 8
+    """Held-out records of a domain."""
+
+    max_new_tokens: int = 48
+    """Tokens of an answer."""
+
+    problems: int = 2
+    """Problems of a benchmark."""
+
+    samples: int = 2
+    """Answers to a problem."""
+
+
+@dataclass
 class Config:
     """Everything one cell is composed of."""
 
@@ -117,6 +149,12 @@ class Config:
 
     cut: int = 20000
     """Tokens of each file that the doctor tries HARC and repair on, about; what is measured on is not among them."""
+
+    rehearse: bool = False
+    """Run the scale's rehearsal: true width, few layers and steps, random weights, stand-ins for data."""
+
+    rehearsal: RehearsalConfig = field(default_factory=RehearsalConfig)
+    """How much of everything a rehearsal has."""
 
     plan: bool = False
     """Show the chain and run nothing."""

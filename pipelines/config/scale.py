@@ -77,6 +77,9 @@ class ScaleConfig:
     pretrain: PretrainConfig | None = None
     """How the base is made, where `base` names none."""
 
+    architecture: ArchitectureConfig | None = None
+    """Of the published base, for a rehearsal with random weights."""
+
     larger: ArchitectureConfig | None = None
     """The architecture of table 6, where the scale pre-trains its base."""
 

@@ -18,6 +18,8 @@ from pipelines.graph.progress import shown
 from pipelines.graph.schedule import simulate
 from pipelines.graph.unite import unite
 from pipelines.record import CellRecord
+from pipelines.rehearsal.page import print_rehearsal
+from pipelines.rehearsal.rates import note_rehearsal
 from pipelines.runner.make import Runner
 from pipelines.runner.resources import Resources
 
@@ -46,7 +48,7 @@ def make(configs: Sequence[Config], work: Path) -> "Making":
     machine = engine.machine()
     whole = unite(configs, machine)
     failing = check(whole, machine)
-    if full := lacking_disk(whole):
+    if full := lacking_disk(whole, machine):
         raise OSError(full)
     lost = {row for key in failing for row in whole.tasks[key].rows}
     for number in sorted(lost):
@@ -56,6 +58,8 @@ def make(configs: Sequence[Config], work: Path) -> "Making":
     _announce(graph, machine)
     with shown(graph, machine) as progress:
         results = engine.run(graph, work, progress)
+    if configs[0].rehearse and (rehearsal := note_rehearsal(whole, machine)) is not None:
+        print_rehearsal(rehearsal)
     return Making(whole, failing, results)
 
 

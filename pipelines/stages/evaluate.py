@@ -1,6 +1,7 @@
 """The evaluate stage: one engine for a model, all tasks of a cell in one go (METHOD section 8)."""
 
 import functools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from pipelines.data.read import local_path
 from pipelines.runner.estimate import SMALL_GB, Estimate, ModelSize, Work
 from pipelines.runner.resources import Resources
 from pipelines.runner.stage import Node, Stage
-from pipelines.stages.inputs import about_tokens, generating, model, require_engine
+from pipelines.stages.inputs import A_GPU, generating, model, require_engine
 
 PROBLEMS = 600  # of a published benchmark, about
 ANSWER = 1024  # tokens that an answer may have, where the scale names none
@@ -85,6 +86,7 @@ def evaluate(config: EvaluateStageConfig, inputs: dict[str, Path], out: Path) ->
         evaluation.check_tasks(tasks, config.engine.allow_unsandboxed)
         run = functools.partial(evaluation.evaluate, tasks=tasks, allow_unsandboxed=config.engine.allow_unsandboxed)
     engine = load_engine(config.engine, model(inputs, "model", config.model))
+    began = time.perf_counter()
     try:
         results = run(
             engine,
@@ -97,7 +99,7 @@ def evaluate(config: EvaluateStageConfig, inputs: dict[str, Path], out: Path) ->
         )
     finally:
         engine.close()
-    return {"tasks": results}
+    return {"tasks": results, "work_seconds": time.perf_counter() - began}
 
 
 def _metrics(config: EvaluateStageConfig) -> dict[str, str | None]:
@@ -106,7 +108,7 @@ def _metrics(config: EvaluateStageConfig) -> dict[str, str | None]:
 
 def needs(node: Node, size: ModelSize) -> Estimate:
     """The engine holds the weights and its cache."""
-    return Estimate(size.model * 1.3, SMALL_GB)
+    return Estimate(resources(node, size).anywhere_gb, SMALL_GB)
 
 
 def check(node: Node) -> None:
@@ -143,10 +145,8 @@ def work(node: Node, size: ModelSize) -> Work:
     problems = len(node.config.tasks) * (tiny.config.test if tiny else PROBLEMS)
     if node.config.limit is not None:
         problems = min(problems, len(node.config.tasks) * node.config.limit)
-    tokens = 0.5 * (node.config.max_new_tokens or ANSWER)
-    if tiny:
-        tokens = about_tokens(node.config.engine.max_model_len) / 2
+    tokens = size.answer(node.config.max_new_tokens or ANSWER)
     return Work(generated=size.forward(problems * node.config.samples * tokens), gigabytes=size.model)
 
 
-SPEC = Stage("evaluate", EvaluateStageConfig, evaluate, needs, resources, work, preflight=check)
+SPEC = Stage("evaluate", EvaluateStageConfig, evaluate, needs, resources, work, preflight=check, remedy=A_GPU)
