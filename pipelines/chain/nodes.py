@@ -21,6 +21,7 @@ from pipelines.stages import (
     merge,
     pretrain,
     repair,
+    router_sft,
     sample,
     sft,
     swap,
@@ -28,6 +29,8 @@ from pipelines.stages import (
     world,
 )
 from pipelines.stages.inputs import device
+
+Calibration = calibrate.HarcConfig | repair.RepairConfig | router_sft.RouterSftConfig
 
 
 class NodeBuilder:
@@ -147,7 +150,7 @@ class NodeBuilder:
             merge.SPEC, f"{self.model_name}-{chosen.method}", stage, {**self.base, **self.source_inputs(), **data}
         )
 
-    def calibrate(self, merged: Node, chosen: calibrate.HarcConfig | repair.RepairConfig) -> Node:
+    def calibrate(self, merged: Node, chosen: Calibration) -> Node:
         text: dict[str, Any] = {
             "fraction": self.config.calibration_data.fraction,
             "seed": self.config.calibration_data.seed if self.config.calibration_data.fraction < 1 else 0,
@@ -157,6 +160,12 @@ class NodeBuilder:
         }
         inputs = {"merged": merged, **self.source_inputs(), **self.calibration_data()}
         label = f"{merged.label}-{chosen.label}"
+        if isinstance(chosen, router_sft.RouterSftConfig):
+            stage_of_routers = router_sft.RouterSftStageConfig(
+                self.scale.router_sft, chosen, text["fraction"], text["seed"], text["sources"]
+            )
+            others = {name: node for name, node in inputs.items() if name != "merged"}
+            return Node(router_sft.SPEC, label, stage_of_routers, {"model": merged, **others})
         if isinstance(chosen, repair.RepairConfig):
             return Node(repair.SPEC, label, repair.RepairStageConfig(repair=chosen, **text), inputs)
         own = find_objective(chosen.objective)

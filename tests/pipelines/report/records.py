@@ -269,7 +269,10 @@ def table7(scale: str = "tiny") -> list[CellRecord]:
                                     (True, True, 0.1, 0.06)):  # fmt: skip
             cell = record("table7", merge, level + gain, scale=scale, calibrate={} if harc else None, sft=sft)
             cells.append(with_routing(cell, kl_mean=kl))
-    return cells
+    trained = [
+        record("table7", merge, 0.5, scale=scale, calibrate={"method": "router_sft"}) for merge in ("wudi", "regmean")
+    ]
+    return [*cells, *(replace(cell, calibrate="router_sft", calibration=None) for cell in trained)]
 
 
 def fig1(domains=("math", "code")) -> list[CellRecord]:
