@@ -48,6 +48,8 @@ def row_of(config: Config) -> dict[str, str]:
     name = config.merge.label
     if config.swap == "source":
         name += " with the source's routers"
+    elif config.swap == "decisions":
+        name += " with the source's decisions"
     elif config.swap == "merged":
         name = f"Sources with the routers of {name}"
     name += " + repair" * (config.calibrate.method == "repair")
@@ -109,6 +111,9 @@ def _swapped(config: Config, builder: NodeBuilder, merged: Node) -> list[Node]:
     """Each domain's swapped model, on that domain."""
     nodes = []
     for name in builder.domains:
+        if config.swap == "decisions":
+            nodes += builder.replay(merged, name)
+            continue
         model = builder.with_source_routers(merged, name) if config.swap == "source" else None
         model = model or builder.with_merged_routers(merged, name)
         nodes += builder.evaluate(model.label, model, None, [name])

@@ -21,6 +21,7 @@ from pipelines.stages import (
     merge,
     pretrain,
     repair,
+    replay,
     router_sft,
     sample,
     sft,
@@ -235,6 +236,23 @@ class NodeBuilder:
             engine=self.engine(),
         )
         return [Node(evaluate.SPEC, label, stage, {**({"model": model} if model else {}), **self.world}), *validated]
+
+    def replay(self, merged: Node, name: str) -> list[Node]:
+        """The merged model on a domain's tasks, routed by the decisions of the domain's source."""
+        return [
+            Node(
+                replay.SPEC,
+                f"{merged.label}-{name}-decisions",
+                replay.ReplayConfig(
+                    **{one.name: getattr(node.config, one.name) for one in dataclasses.fields(node.config)}
+                    | {"engine": dataclasses.replace(node.config.engine, kind="transformers")},
+                    decisions={name: self.source_ids[name]},
+                ),
+                {**node.inputs, **({f"source_{name}": self.sources[name]} if name in self.sources else {})},
+            )
+            for node in self.evaluate(merged.label, merged, None, [name])
+            if node.stage == evaluate.SPEC.name
+        ]
 
     def _validate(self, label: str, model: Node | None, model_id: str | None, records: dict[str, DataSource]) -> Node:
         asked = self.config.evaluate

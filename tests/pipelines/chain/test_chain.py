@@ -247,7 +247,7 @@ def test_experiments_share_their_evaluations():
         return {node.key for config in cells for node in cell_of(config).nodes() if node.stage == "evaluate"}
 
     # table7: four tunings, two of routers alone; table4: the last quarter and half; fig3a: two Hessians; fig3c: four
-    # compositions; fig1: two swaps a domain
+    # compositions; fig1: two swaps a domain, and two replays, which are no evaluate stages
     assert len(evaluations("table7") - evaluations("table1")) == 6
     new = {
         name: len(evaluations(name) - evaluations("fig3b", "table5")) for name in ("table4", "fig3a", "fig3c", "fig1")
@@ -286,6 +286,19 @@ def test_router_sft_stands_in_the_place_of_calibration_and_needs_the_sources_and
     paper = composed("scale=olmoe", "calibrate=router_sft")
     assert (paper.scale.router_sft.learning_rate, paper.scale.router_sft.batch_size) == (5e-5, 64)
     assert (paper.calibrate.kl_weight, paper.calibrate.lm_weight) == (100, 1)
+
+
+def test_replayed_decisions_are_each_domains_sources_on_its_own_tasks():
+    cell = cell_of(composed("merge=wudi", "calibrate=none", "swap=decisions"))
+    assert row_of(cell.config)["method"] == "WUDI-Merging with the source's decisions"
+    assert [(node.stage, node.label) for node in cell.evaluations] == [
+        ("replay", "tiny-wudi-math-decisions"), ("replay", "tiny-wudi-code-decisions"),
+    ]  # fmt: skip
+    math, code = cell.evaluations
+    assert set(math.inputs) == {"model", "source_math", "world"} and next(iter(math.config.tasks)) == "tiny_gsm8k"
+    assert list(code.config.decisions) == ["code"] and code.config.engine.kind == "transformers"
+    with pytest.raises(ValueError, match="swap=decisions replaces the routers"):
+        cell_of(composed("merge=wudi", "swap=decisions"))
 
 
 def test_repair_is_a_stage_between_merge_and_measurement():

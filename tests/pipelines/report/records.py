@@ -76,9 +76,11 @@ def record(
     harc = calibrate is not None
     unmerged = merge == "individual"
     label = LABELS[merge]
-    row = {"source": f"{label} with the source's routers", "merged": f"Sources with the routers of {label}"}.get(
-        fields.get("swap", ""), label
-    ) + " + SFT" * fields.get("sft", False)
+    row = {
+        "source": f"{label} with the source's routers",
+        "merged": f"Sources with the routers of {label}",
+        "decisions": f"{label} with the source's decisions",
+    }.get(fields.get("swap", ""), label) + " + SFT" * fields.get("sft", False)
     stages = [StageRecord("merge", merge, f"{merge}-key", f"outputs/merge/{merge}-key", True, 3.5, 1.25)]
     config = {
         "scale": {"name": scale, "size": {"parameters": 3.6e6, "layers": layers, "hidden": 128, "experts": 16},
@@ -282,6 +284,7 @@ def fig1(domains=("math", "code")) -> list[CellRecord]:
         record("fig1", "wudi", 0.56, domains=domains, calibrate={}),
         record("fig1", "wudi", 0.58, domains=domains, swap="source"),
         record("fig1", "wudi", 0.6, domains=domains, swap="merged"),
+        record("fig1", "wudi", 0.65, domains=domains, swap="decisions"),
     ])  # fmt: skip
 
 
