@@ -22,6 +22,8 @@ from pipelines.stages import (
     pretrain,
     random_base,
     repair,
+    replay,
+    router_sft,
     sample,
     sft,
     stand_ins,
@@ -30,6 +32,8 @@ from pipelines.stages import (
     world,
 )
 from pipelines.stages.inputs import device
+
+Calibration = calibrate.HarcConfig | repair.RepairConfig | router_sft.RouterSftConfig
 
 
 class NodeBuilder:
@@ -170,7 +174,7 @@ class NodeBuilder:
             merge.SPEC, f"{self.model_name}-{chosen.method}", stage, {**self.base, **self.source_inputs(), **data}
         )
 
-    def calibrate(self, merged: Node, chosen: calibrate.HarcConfig | repair.RepairConfig) -> Node:
+    def calibrate(self, merged: Node, chosen: Calibration) -> Node:
         text: dict[str, Any] = {
             "fraction": self.config.calibration_data.fraction,
             "seed": self.config.calibration_data.seed if self.config.calibration_data.fraction < 1 else 0,
@@ -180,6 +184,12 @@ class NodeBuilder:
         }
         inputs = {"merged": merged, **self.source_inputs(), **self.calibration_data()}
         label = f"{merged.label}-{chosen.label}"
+        if isinstance(chosen, router_sft.RouterSftConfig):
+            stage_of_routers = router_sft.RouterSftStageConfig(
+                self.scale.router_sft, chosen, text["fraction"], text["seed"], text["sources"]
+            )
+            others = {name: node for name, node in inputs.items() if name != "merged"}
+            return Node(router_sft.SPEC, label, stage_of_routers, {"model": merged, **others})
         if isinstance(chosen, repair.RepairConfig):
             return Node(repair.SPEC, label, repair.RepairStageConfig(repair=chosen, **text), inputs)
         own = find_objective(chosen.objective)
@@ -249,6 +259,23 @@ class NodeBuilder:
             engine=self.engine(),
         )
         return [Node(evaluate.SPEC, label, stage, {**({"model": model} if model else {}), **self.world}), *validated]
+
+    def replay(self, merged: Node, name: str) -> list[Node]:
+        """The merged model on a domain's tasks, routed by the decisions of the domain's source."""
+        return [
+            Node(
+                replay.SPEC,
+                f"{merged.label}-{name}-decisions",
+                replay.ReplayConfig(
+                    **{one.name: getattr(node.config, one.name) for one in dataclasses.fields(node.config)}
+                    | {"engine": dataclasses.replace(node.config.engine, kind="transformers")},
+                    decisions={name: self.source_ids[name]},
+                ),
+                {**node.inputs, **({f"source_{name}": self.sources[name]} if name in self.sources else {})},
+            )
+            for node in self.evaluate(merged.label, merged, None, [name])
+            if node.stage == evaluate.SPEC.name
+        ]
 
     def _validate(self, label: str, model: Node | None, model_id: str | None, records: dict[str, DataSource]) -> Node:
         asked = self.config.evaluate

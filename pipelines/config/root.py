@@ -85,7 +85,8 @@ class Config:
     """Whether the scale's larger architecture is used."""
 
     swap: str | None = None
-    """source gives the merged model each domain's source routers, merged gives each source the merged routers."""
+    """source gives the merged model each domain's source routers, merged gives each source the merged routers,
+    decisions routes the merged model as each domain's source routes the same tokens."""
 
     sft: bool = False
     """Whether the model is tuned on the calibration data after merging and calibrating."""
@@ -173,6 +174,9 @@ class Config:
             raise ValueError(f"seeds={self.seeds}: expected a whole number, 1 or more")
         plain_name(self.scale.name, "scale.name")
         plain_name(self.experiment.name, "experiment.name")
-        for key, valid in {"swap": (None, "source", "merged"), "routing_text": ("heldout", "calibration")}.items():
+        for key, valid in {
+            "swap": (None, "source", "merged", "decisions"),
+            "routing_text": ("heldout", "calibration"),
+        }.items():
             if getattr(self, key) not in valid:
                 raise ValueError(f"{key}={getattr(self, key)}: expected one of {', '.join(map(str, valid))}")

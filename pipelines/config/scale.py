@@ -89,6 +89,9 @@ class ScaleConfig:
     sft: TrainConfig = MISSING
     """Table 7's tuning on the calibration data."""
 
+    router_sft: TrainConfig = MISSING
+    """The same of the routers alone, calibrate=router_sft."""
+
     sample: SampleBudgetConfig = field(default_factory=SampleBudgetConfig)
     """Calibration responses."""
 

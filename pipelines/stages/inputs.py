@@ -6,7 +6,7 @@ import dataclasses
 import random
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.data.calibration import calibration_records
 from pipelines.runner.estimate import LOADED_GB
@@ -52,12 +52,18 @@ def calibration_text(
     text = {}
     for name, source in sources.items():
         tokenizer = load_tokenizer(source)
-        records = calibration_records(inputs[f"data_{name}"])
-        if fraction < 1:
-            random.Random(f"{seed}|{name}").shuffle(records)
-            records = records[: max(1, round(fraction * len(records)))]
+        records = chosen_records(inputs[f"data_{name}"], name, fraction, seed)
         text[name] = encode(tokenizer, records, max_length)
     return text
+
+
+def chosen_records(sampled: Path, domain: str, fraction: float, seed: int) -> list[dict[str, Any]]:
+    """A domain's calibration records, or a fraction of them drawn by the seed; a larger one holds a smaller."""
+    records = calibration_records(sampled)
+    if fraction < 1:
+        random.Random(f"{seed}|{domain}").shuffle(records)
+        records = records[: max(1, round(fraction * len(records)))]
+    return records
 
 
 def calibration_tokens(node: Node, size: ModelSize) -> float:

@@ -14,13 +14,16 @@ from tests.pipelines.report.records import content, overall, verdicts
 def test_fig1_compares_a_swapped_model_with_what_it_was_made_of(rows_of):
     cells = records.fig1(("chat", "math", "code"))
     made = content(cells)
-    by_name = dict(zip(("Source", "Merged", "Merged + HARC", "Merged, source router", "Source, merged router"), cells,
-                       strict=True))  # fmt: skip
-    for name, other in (("Merged, source router", "Merged"), ("Source, merged router", "Source")):
+    names = ("Source", "Merged", "Merged + HARC", "Merged, source router", "Source, merged router",
+             "Merged, source decisions")  # fmt: skip
+    by_name = dict(zip(names, cells, strict=True))
+    compared = {"Merged, source router": "Merged", "Source, merged router": "Source",
+                "Merged, source decisions": "Merged"}  # fmt: skip
+    for name, other in compared.items():
         gain = made.table.row(name).gain["overall"]
         assert gain.value == pytest.approx(overall(by_name[name]) - overall(by_name[other]))
     assert verdicts(made) == ["holds", "holds"]
-    assert len(made.points.rows) == 5 * 3
+    assert len(made.points.rows) == 6 * 3
     header, rows = rows_of(to_csv(made.points))
     assert header[:4] == ["model", "domain", "accuracy", "accuracy_ci95"]
     want = np.mean([100 * np.mean(task.counts) / 16 for task in cells[1].tasks.values() if task.domain == "math"])
