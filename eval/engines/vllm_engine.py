@@ -167,6 +167,8 @@ def _settings(config: EngineConfig, context: int | None) -> dict[str, Any]:
         "use_tqdm_on_load": False,
         "trust_remote_code": False,
     }
+    if config.tensor_parallel_size > 1:
+        settings["distributed_executor_backend"] = "mp"  # on the GPUs seen here, also where Ray started this process
     if on_gpu:
         settings["gpu_memory_utilization"] = config.gpu_memory_utilization
     else:

@@ -61,7 +61,7 @@ class SlurmEngineConfig(StageEngineConfig):
     """Account that they are charged to (null: the user's default)."""
 
     hours: float = 24.0
-    """Time limit of a job; one that reaches it is queued again, and goes on where its stage resumes."""
+    """Time limit of a job; one that reaches it is queued again if its stage resumes, else it fails."""
 
     memory_margin_gb: float = 4.0
     """Asked for beyond what a stage says it takes, gigabytes: SLURM ends a job that takes more than it asked for."""

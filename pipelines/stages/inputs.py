@@ -92,9 +92,12 @@ def generating(engine: EngineConfig, size: ModelSize) -> Resources:
 
 
 def training(node: Node, memory_gb: float, size: ModelSize) -> Resources:
-    """What a training needs: a GPU for each process, its state shared between them."""
+    """What a training needs: a GPU for each process, its state shared between them, on as many machines as it spans."""
     launch = node.options.get("launch")
-    return on_gpus(launch.processes if launch else 1, size.model, memory_gb)
+    if launch is None:
+        return on_gpus(1, size.model, memory_gb)
+    own = on_gpus(launch.processes // launch.nodes, size.model, memory_gb / launch.nodes)
+    return dataclasses.replace(own, nodes=launch.nodes)
 
 
 def trained_tokens(train: TrainConfig, one_pass: float, size: ModelSize) -> float:

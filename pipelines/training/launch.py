@@ -3,6 +3,7 @@
 The job, a JSON file in the stage's work directory, carries the stage's config and inputs to the processes.
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import json
@@ -23,6 +24,7 @@ from omegaconf import OmegaConf
 
 from pipelines.places import CONF, ROOT
 from pipelines.stages import find_stage
+from pipelines.training.nodes import Part, address, start_part
 from pipelines.training.settings import LaunchConfig
 
 log = logging.getLogger(__name__)
@@ -84,28 +86,45 @@ def launch_training(work: Path, launch: LaunchConfig) -> dict[str, Any]:
         raise FileNotFoundError(f"no accelerate config '{name}' in {_ACCELERATE}; valid: {valid}")
     if name != launch.accelerate:
         log.info("no GPU here: %d processes on the CPU (conf/accelerate/cpu.yaml)", launch.processes)
+    host, port = address() if launch.nodes > 1 else ("127.0.0.1", 0)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(settings)]
-    command += ["--num_processes", str(launch.processes), "--main_process_port", "0"]
-    command += ["-m", "pipelines.training.run", str((work / JOB).resolve())]
+    command += ["--num_processes", str(launch.processes), "--num_machines", str(launch.nodes)]
+    command += ["--main_process_port", str(port)] + ["--main_process_ip", host] * (launch.nodes > 1)
+    job = ["-m", "pipelines.training.run", str((work / JOB).resolve())]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, preexec_fn=_die_with_parent)
+    parts = [start_part(rank, [*command, "--machine_rank", str(rank), *job]) for rank in range(1, launch.nodes)]
+    first = [*command, "--machine_rank", "0", *job]
+    child = subprocess.Popen(first, env=environment, stderr=subprocess.PIPE, preexec_fn=_die_with_parent)
     kept: deque[bytes] = deque(maxlen=400)
     reader = threading.Thread(target=_pass_on, args=(child.stderr, kept))
     reader.start()
     try:
-        status = child.wait()
+        status = _wait(child, parts)
     except BaseException:
         child.send_signal(signal.SIGTERM)
         child.wait(timeout=60)
         raise
     finally:
         reader.join()
+        for part in parts:
+            if part.poll() is None:
+                part.stop()
     if status:
         lines = [line for line in b"".join(kept).decode(errors="replace").splitlines() if line.strip()]
         raised = [line for line in lines if re.search(r"^(\[rank\d+\]: ?)?\w*(Error|Exception): ", line)]
         reason = raised[0] if raised else (lines[-1] if lines else "no output")
         raise RuntimeError(f"training in {launch.processes} processes failed (exit status {status}): {reason}")
     return json.loads((work / "metrics.json").read_text())
+
+
+def _wait(child: subprocess.Popen, parts: list[Part]) -> int:
+    """The exit status of the processes of this machine; they are ended when those of another have failed."""
+    while (status := child.poll()) is None:
+        if any(part.poll() for part in parts):
+            child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(1)
+    return status
 
 
 def _pass_on(stream: Any, kept: "deque[bytes]") -> None:

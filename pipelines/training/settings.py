@@ -72,5 +72,15 @@ class LaunchConfig:
     processes: int = 1
     """Number of processes; more than one are started by `accelerate launch`."""
 
+    nodes: int = 1
+    """Machines that share the processes evenly; more than one with engine=slurm or engine=ray."""
+
     accelerate: str = "fsdp"
     """File of conf/accelerate that they are started with: fsdp or zero2."""
+
+    def __post_init__(self) -> None:
+        """Refuses a division that does not come out even."""
+        if self.nodes < 1 or self.processes % self.nodes:
+            raise ValueError(
+                f"launch.processes={self.processes} on launch.nodes={self.nodes}: expected a multiple of 1 node or more"
+            )

@@ -91,6 +91,7 @@ class _Run:
         self.books = Books(graph, work, progress)
         self.make = ray.remote(make_on_ray)
         self.busy: dict[ObjectRef, Task] = {}
+        self.groups: dict[str, Any] = {}
 
     def to_the_end(self) -> dict[str, Result]:
         import ray
@@ -106,20 +107,37 @@ class _Run:
     def _give(self, task: Task) -> None:
         books, takes = self.books, self.schedule.running[task.key]
         books.attempt(task)
-        options = {"num_cpus": takes.cores, "num_gpus": takes.gpus, "memory": int(takes.memory_gb * 1e9)}
+        options: dict[str, Any] = {
+            "num_cpus": takes.cores,
+            "num_gpus": takes.gpus,
+            "memory": int(takes.memory_gb * 1e9),
+        }
+        if takes.nodes > 1:
+            options["scheduling_strategy"] = self._nodes_for(task, takes)
         ref = self.make.options(**options, max_retries=0, name=task.name).remote(
             str(Path.cwd()), str(books.units[task.key]), task.key, str(books.result_of(task)), str(books.log_of(task)),
             takes.cores,
         )  # fmt: skip
         self.busy[ref] = task
 
+    def _nodes_for(self, task: Task, takes: Resources) -> Any:
+        """Several nodes for a task, which begins on the first of them (pipelines/training/nodes.py)."""
+        from ray.util import placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        bundle = {"CPU": takes.cores, "GPU": takes.gpus, "memory": int(takes.memory_gb * 1e9)}
+        bundle = {key: amount for key, amount in bundle.items() if amount}
+        if task.key not in self.groups:
+            self.groups[task.key] = placement_group([bundle] * takes.nodes, strategy="STRICT_SPREAD")
+        return PlacementGroupSchedulingStrategy(self.groups[task.key], 0)
+
     def _collect(self, ref: "ObjectRef", task: Task) -> None:
-        from ray import get
+        import ray
         from ray.exceptions import RayError, RayTaskError
 
         ending = None
         try:
-            get(ref)
+            ray.get(ref)
         except RayTaskError as error:
             ending = f"Ray could not do it: {error.cause!r}"
         except RayError as error:
@@ -129,6 +147,8 @@ class _Run:
                 self._give(task)
                 return
             ending += f", {ATTEMPTS} times"
+        if (group := self.groups.pop(task.key, None)) is not None:
+            ray.util.remove_placement_group(group)
         done = self.books.result_of(task).exists()
         result = self.books.end(task) if done else self.books.die(task, ending or "it left no result")
         if result.status == MADE:

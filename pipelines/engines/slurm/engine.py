@@ -24,6 +24,7 @@ from pipelines.runner.resources import Resources
 
 log = logging.getLogger(__name__)
 
+_LIMITS = 50  # times that a stage which resumes is queued again after its job's time was over
 _LATE = 3  # looks at a job that SLURM says is over, until a result that does not come is none
 
 
@@ -96,16 +97,20 @@ class _Run:
                 str(self.books.log_of(task)), str(result), ATTEMPTS,
             )  # fmt: skip
             after = [self.jobs[need] for need in task.needs if need in self.jobs]
-            self.jobs[task.key] = self._submit(task.name, made, takes, f"afterok:{':'.join(after)}" if after else None)
+            limits = _LIMITS if task.node.spec.resumable else 0
+            afterok = f"afterok:{':'.join(after)}" if after else None
+            self.jobs[task.key] = self._submit(task.name, made, takes, afterok, limits)
         log.info(
             "%d jobs are queued: %s to %s", len(self.jobs), *(sorted(self.jobs.values(), key=int)[i] for i in (0, -1))
         )
 
-    def _submit(self, name: str, job: Job, takes: Resources, after: str | None) -> str:
+    def _submit(self, name: str, job: Job, takes: Resources, after: str | None, limits: int = 0) -> str:
         from submitit import SlurmExecutor
 
         config = self.config
-        executor = SlurmExecutor(folder=self.folder / name, python=f"{shlex.quote(sys.executable)} -P")
+        executor = SlurmExecutor(
+            folder=self.folder / name, python=f"{shlex.quote(sys.executable)} -P", max_num_timeout=limits
+        )
         more: dict[str, Any] = {"requeue": True, **config.sbatch}
         if after:
             more |= {"dependency": after, "kill-on-invalid-dep": "yes"}

@@ -77,7 +77,7 @@ def gpus_of(gres: str) -> int:
 def states_of(jobs: Sequence[str]) -> dict[str, JobState]:
     """How jobs stand, those that SLURM still knows (it forgets them minutes after their end)."""
     found = {}
-    for line in ask("squeue", "-h", "--states=all", "-o", "%i|%T|%r|%N").splitlines():
+    for line in ask("squeue", "-h", "--me", "--states=all", "-o", "%i|%T|%r|%N").splitlines():
         job, state, reason, node = line.split("|", 3)
         if job in jobs:
             more = ", ".join(filter(None, [reason if reason != "None" else "", f"on {node}" if node else ""]))

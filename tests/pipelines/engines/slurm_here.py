@@ -23,17 +23,17 @@ CONF = """\
 ClusterName=here
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller}
-SlurmdPort={daemon}
 SlurmUser={user}
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket
 CredType=cred/munge
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
+SlurmdParameters=config_overrides
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 MpiDefault=none
@@ -45,9 +45,10 @@ SchedulerParameters=sched_interval=2,bf_interval=2
 JobAcctGatherType=jobacct_gather/none
 ReturnToService=2
 MinJobAge=3600
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory={memory} State=UNKNOWN
-PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
+
+NODE = "NodeName=here{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cores} RealMemory={memory}\n"
 
 
 def reason() -> str | None:
@@ -59,22 +60,25 @@ def reason() -> str | None:
 
 
 @contextlib.contextmanager
-def slurm(folder: Path) -> Iterator[None]:
+def slurm(folder: Path, nodes: int = 1) -> Iterator[None]:
     """SLURM runs meanwhile, and this process's environment leads its commands there.
 
-    folder: empty; gets its configuration, state and logs.
+    Args:
+        folder: empty; gets its configuration, state and logs.
+        nodes: that this machine's cores and memory are divided into, each with a slurmd of its own.
     """
     folder.chmod(0o755)
     conf = folder / "slurm.conf"
-    for name in ("state", "spool"):
+    for name in ("state", *(f"spool-here{number}" for number in range(nodes))):
         (folder / name).mkdir()
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "munge.key").chmod(0o600)
-    controller, daemon = _free_ports(2)
-    text = CONF.format(
-        host=socket.gethostname(), controller=controller, daemon=daemon, user=getpass.getuser(), folder=folder,
-        cores=psutil.cpu_count(), memory=int(psutil.virtual_memory().total / 2**20 * 0.95),
-    )  # fmt: skip
+    controller, *ports = _free_ports(1 + nodes)
+    host = socket.gethostname()
+    text = CONF.format(host=host, controller=controller, user=getpass.getuser(), folder=folder)
+    cores, memory = (psutil.cpu_count() or 1) // nodes, int(psutil.virtual_memory().total / 2**20 * 0.95 / nodes)
+    for number, port in enumerate(ports):
+        text += NODE.format(number=number, host=host, port=port, cores=cores, memory=memory)
     conf.write_text(text)
     before = os.environ.get("SLURM_CONF"), os.environ["PATH"]
     os.environ.update(SLURM_CONF=str(conf), PATH=_path())
@@ -82,24 +86,27 @@ def slurm(folder: Path) -> Iterator[None]:
     commands = [
         ["munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *munge],
         ["slurmctld", "-D", "-i"],
-        ["slurmd", "-D"],
+        *(["slurmd", "-D", "-N", f"here{number}"] for number in range(nodes)),
     ]
     running: list[subprocess.Popen] = []
     try:
         for command in commands:
-            output = (folder / f"{command[0]}.output").open("w")
+            output = (folder / f"{command[0]}-{len(running)}.output").open("w")
             running.append(subprocess.Popen(command, stdout=output, stderr=output))
             if command[0] == "munged":
                 _wait(lambda: (folder / "munge.socket").exists(), running, folder)
-        _wait(lambda: "idle" in _said("sinfo", "-h", "-o", "%t"), running, folder)
+        _wait(lambda: _said("sinfo", "-h", "-N", "-o", "%t").split() == ["idle"] * nodes, running, folder)
         yield
     finally:
         if len(running) == len(commands):
             _said("scancel", "-u", getpass.getuser())
-        for one in reversed(running):
+            _wait(lambda: not _said("squeue", "-h"), running, folder)
+        for one in reversed(running):  # each needs those that were started before it
             one.terminate()
-        for one in running:
-            one.wait(_PATIENCE)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                one.wait(_PATIENCE)
+            one.kill()
+            one.wait()
         os.environ["PATH"] = before[1]
         if before[0] is None:
             del os.environ["SLURM_CONF"]

@@ -116,6 +116,15 @@ def cells(folder: Path, outputs: Path, *rows: list[str]) -> list[Config]:
     return [OmegaConf.to_object(compose("config", overrides=[*overrides(folder, outputs), *row])) for row in rows]
 
 
+def tuned(folder: Path, *launch: str) -> list[str]:
+    """A row whose math source is tuned, four steps of four sequences. launch: in how many processes, and where."""
+    finetune = {"steps": 4, "epochs": "null", "batch_size": 4, "micro_batch_size": 2, "max_length": 64}
+    return [
+        "merge=average", "scale.domains.math.checkpoint=null", f"scale.domains.math.train.path={folder}/text.jsonl",
+        *(f"scale.finetune.{key}={value}" for key, value in finetune.items()), *launch,
+    ]  # fmt: skip
+
+
 @contextlib.contextmanager
 def working_in(folder: Path) -> Iterator[None]:
     """The folder as working directory, with Hydra initialised."""

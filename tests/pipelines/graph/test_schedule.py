@@ -84,6 +84,19 @@ def test_tasks_share_the_memory_and_gpus_that_there_are():
     assert names(Schedule(graph, TWO_CORES), keys) == ["a"]  # without GPUs both need host memory: 12 of 10 GB
 
 
+def test_tasks_are_placed_on_nodes_and_what_spans_several_waits_for_as_many():
+    tasks = {"wide": (9.0, []), "a": (5.0, []), "b": (5.0, []), "both": (3.0, ["a"])}
+    graph, keys = graph_of(tasks, {"wide": Resources(cores=2), "both": Resources(cores=1, nodes=2)})
+    schedule = Schedule(graph, Resources(cores=2, memory_gb=1, nodes=2))
+    assert names(schedule, keys) == ["wide", "a", "b"]  # two cores of the first node, one and one of the second
+    schedule.end(keys["a"])
+    assert names(schedule, keys) == []
+    schedule.end(keys["wide"])
+    assert names(schedule, keys) == ["both"]
+    assert simulate(graph, Resources(cores=2, memory_gb=1, nodes=2)) == 12
+    assert "spans 2 nodes" in graph.tasks[keys["both"]].resources.lacking(TWO_CORES)
+
+
 def test_a_failure_gives_up_what_is_behind_it_and_nothing_else():
     graph, keys = graph_of(TASKS, there=["base"])
     schedule = Schedule(graph, TWO_CORES)
