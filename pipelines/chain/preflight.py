@@ -15,9 +15,6 @@ def check(graph: Graph, machine: Resources) -> dict[str, Exception]:
     Returns:
         Of each stage that would fail its key and the reason: whatever its own preflight raises, such as an ImportError
         for a missing package; a MemoryError where the machine has too little memory for it.
-
-    Raises:
-        OSError: too little disk where outputs go.
     """
     failing: dict[str, Exception] = {}
     for task in graph.missing:
@@ -30,11 +27,15 @@ def check(graph: Graph, machine: Resources) -> dict[str, Exception]:
                 task.node.spec.preflight(task.node)
         except Exception as error:
             failing[task.key] = error
-    _check_disk(graph, machine)
     return failing
 
 
-def _check_disk(graph: Graph, machine: Resources) -> None:
+def check_disk(graph: Graph, machine: Resources) -> None:
+    """Holds the disk where outputs go against what the missing stages of a graph write.
+
+    Raises:
+        OSError: too little.
+    """
     disk = peak_disk_gb(graph, machine)
     there = next(folder for folder in (graph.outputs, *graph.outputs.resolve().parents) if folder.exists())
     free = shutil.disk_usage(there).free / 1e9

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.chain.cell import cell_of
-from pipelines.chain.preflight import check
+from pipelines.chain.preflight import check, check_disk
 from pipelines.chain.run import record_of, unmeasured
 from pipelines.config import Config
 from pipelines.console import duration
@@ -39,6 +39,7 @@ def make(configs: Sequence[Config], work: Path) -> "Making":
     engine = open_engine(configs[0].engine)
     machine = engine.machine()
     whole = unite(configs, machine)
+    check_disk(whole, machine)
     failing = check(whole, machine)
     lost = {row for key in failing for row in whole.tasks[key].rows}
     for number in sorted(lost):
