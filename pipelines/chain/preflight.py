@@ -27,9 +27,6 @@ def check(graph: Graph, machine: Resources) -> dict[str, Exception]:
                 task.node.spec.preflight(task.node)
         except Exception as error:
             failing[task.key] = error
-            continue
-        if lacking := task.resources.lacking(machine):
-            failing[task.key] = MemoryError(f"stage {task.stage} of {task.label} {lacking}")
     return failing
 
 

@@ -47,9 +47,9 @@ def make(configs: Sequence[Config], work: Path) -> "Making":
     engine = open_engine(configs[0].engine)
     machine = engine.machine()
     whole = unite(configs, machine)
-    failing = check(whole, machine)
     if full := lacking_disk(whole, machine):
         raise OSError(full)
+    failing = check(whole, machine)
     lost = {row for key in failing for row in whole.tasks[key].rows}
     for number in sorted(lost):
         row = whole.rows[number]

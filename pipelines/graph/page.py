@@ -98,15 +98,15 @@ def _by_kind(graph: Graph, machine: Resources, lacking: set[str]) -> Table:
     for task in graph.tasks.values():
         kinds.setdefault((kind_of(task.node), task.resources.on(machine).words), []).append(task)
     order = list(dict.fromkeys(task.stage for task in graph.tasks.values()))
-    columns = ("there", "to make", "rows", "each takes", "time each", "in all", "memory each", "disk in all")
+    columns = ("there", "to make", "fit", "rows", "each takes", "time each", "in all", "memory each", "disk in all")
     table = _columns(_table("stage"), *columns)
     for (kind, takes), tasks in sorted(kinds.items(), key=lambda one: order.index(one[1][0].stage)):
         missing = [task for task in tasks if not task.there]
         rows = {row for task in tasks for row in task.rows}
         most = max((task.resources.on(machine) for task in tasks), key=_all_memory)
-        unfit = " [red](doesn't fit)[/]" if any(task.key in lacking for task in missing) else ""
+        fit = "[red]no[/]" if any(task.key in lacking for task in missing) else "yes"
         table.add_row(
-            kind + unfit, str(len(tasks) - len(missing)), str(len(missing)), str(len(rows)), takes,
+            kind, str(len(tasks) - len(missing)), str(len(missing)), fit, str(len(rows)), takes,
             _each(missing), _times(missing), _memory(most), _gb(sum(task.disk_gb for task in missing)),
         )  # fmt: skip
     return table
@@ -182,7 +182,7 @@ def _print_rows(console: Console, graph: Graph) -> None:
     if len(graph.tasks) > LINES:
         names = ", ".join(escape(row.name) for row in rows[:LINES]) + (" …" if len(rows) > LINES else "")
         left = len(graph.rows) - len(rows)
-        console.print(f"{len(rows)} rows: {names}{f'; {left} combinations are none' * bool(left)}.")
+        console.print(f"{len(rows)} rows: {names}{f'; left out: {left}' * bool(left)}.")
         for row in rows:
             if row.error is not None:
                 console.print(f"[red]{escape(row.name)}: {escape(explain(row.error))}[/]")
@@ -198,13 +198,17 @@ def _print_rows(console: Console, graph: Graph) -> None:
 
 def _print_trouble(console: Console, graph: Graph, machine: Resources) -> None:
     """What would fail of the checks before a run, each reason once."""
-    reasons: dict[str, set[int]] = {}
-    for key, reason in check(graph, machine).items():
-        reasons.setdefault(explain(reason), set()).update(graph.tasks[key].rows)
-    for text, rows in reasons.items():
-        console.print(f"[red]{len(rows)} of the rows would fail at once: {escape(text)}[/]", soft_wrap=True)
     if full := lacking_disk(graph, machine):
         console.print(f"[red]{escape(full)}[/]", soft_wrap=True)
+    reasons: dict[str, tuple[set[int], list[str]]] = {}
+    for key, reason in check(graph, machine).items():
+        task = graph.tasks[key]
+        rows, labels = reasons.setdefault(explain(reason).replace(task.label, "{}"), (set(), []))
+        rows.update(task.rows)
+        labels.append(task.label)
+    for text, (rows, labels) in reasons.items():
+        said = text.replace("{}", ", ".join(dict.fromkeys(labels)))
+        console.print(f"[red]{len(rows)} of the rows would fail at once: {escape(said)}[/]", soft_wrap=True)
 
 
 def _all_memory(takes: Resources) -> float:

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pipelines.graph.graph import Seconds
 from pipelines.runner.estimate import ModelSize, Work
@@ -24,28 +24,39 @@ _NAMES = ("seed", "sources", "base", "model", "routers", "source", "plugin_diges
 MEASURED, REHEARSED, ESTIMATED = "measured", "rehearsed", "estimated"
 
 
-class Rehearsed(Protocol):
-    """What a rehearsal says of one kind of stage: pipelines.rehearsal.rates.StageRate."""
+@dataclass(frozen=True)
+class StageRate:
+    """One kind of stage as a rehearsal measured it: medians over those that were made, of memory the least."""
 
-    @property
-    def overhead(self) -> float:
-        """Seconds beside the work."""
+    kind: str
+    """The stage, and the method of a merge."""
 
-    @property
-    def work(self) -> float:
-        """Seconds of the work."""
+    made: int
+    """How many were made."""
 
-    @property
-    def typical(self) -> float:
-        """Seconds that the same work takes at typical rates."""
+    overhead: float
+    """Seconds beside the work."""
 
-    @property
-    def memory_gb(self) -> float:
-        """Host memory that it took, gigabytes."""
+    work: float
+    """Seconds of the work."""
 
-    @property
-    def planned_memory_gb(self) -> float:
-        """Host memory that it was planned with, gigabytes."""
+    typical: float
+    """Seconds that the same work takes at typical rates."""
+
+    planned_seconds: float
+    """What was planned for a stage, overhead included."""
+
+    memory_gb: float
+    """Resident memory at the peak; where a worker process made other stages before, what it kept of them too."""
+
+    planned_memory_gb: float
+    """What was planned."""
+
+    disk_gb: float
+    """What it left."""
+
+    planned_disk_gb: float
+    """What was planned."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,7 @@ class Clock:
         machine: Resources,
         core: Rates = CORE,
         gpu: Rates = GPU,
-        rehearsed: Mapping[str, Rehearsed] | None = None,
+        rehearsed: Mapping[str, StageRate] | None = None,
     ):
         self.rehearsed = rehearsed or {}
         self.outputs = outputs

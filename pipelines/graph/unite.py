@@ -9,11 +9,13 @@ from pipelines.chain.run import describe, excluded
 from pipelines.config import Config, ScaleConfig
 from pipelines.graph.graph import Graph, Row, Task
 from pipelines.graph.seconds import Clock, kind_of
-from pipelines.rehearsal.rates import read_rehearsal
+from pipelines.rehearsal.rates import StageRate, read_rehearsal
 from pipelines.runner.estimate import ModelSize
 from pipelines.runner.make import is_made
 from pipelines.runner.resources import Resources
 from pipelines.runner.stage import Node
+
+_WHOLE = ("pretrain", "finetune", "sft", "sample", "evaluate")  # stages that hold all layers of a model
 
 
 def unite(configs: Sequence[Config], machine: Resources) -> Graph:
@@ -57,8 +59,20 @@ def _task(node: Node, scale: ScaleConfig, rows: tuple[int, ...], clock: Clock) -
     resources = getattr(scale.resources, node.stage).over(own)
     there = is_made(node, clock.outputs)
     scratch = need.scratch_gb + resources.on(clock.machine).mapped_gb
-    rate = clock.rehearsed.get(kind_of(node))
-    if rate is not None and rate.memory_gb > rate.planned_memory_gb > 0:  # the account of memory falls short
-        more = rate.memory_gb / rate.planned_memory_gb
-        resources = dataclasses.replace(resources, memory_gb=more * resources.memory_gb)
+    if rate := clock.rehearsed.get(kind_of(node)):
+        resources = _corrected(resources, node.stage, rate)
     return Task(node, rows, resources, clock.seconds(node, size, resources), need.disk_gb, scratch, there)
+
+
+def _corrected(resources: Resources, stage: str, rate: StageRate) -> Resources:
+    """Host memory by what a rehearsal held beyond its own account.
+
+    Of stages that hold whole models that grows with the model; of those that stream layers, whose width is the
+    rehearsal's too, it is the same.
+    """
+    beyond = rate.memory_gb - rate.planned_memory_gb
+    if beyond <= 0 or rate.planned_memory_gb <= 0:
+        return resources
+    if stage in _WHOLE:
+        beyond *= resources.anywhere_gb / rate.planned_memory_gb
+    return dataclasses.replace(resources, memory_gb=resources.memory_gb + beyond)

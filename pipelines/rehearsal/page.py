@@ -3,7 +3,8 @@
 from rich.table import Table
 
 from pipelines.console import default_console, duration
-from pipelines.rehearsal.rates import Rehearsal, StageRate
+from pipelines.graph.seconds import StageRate
+from pipelines.rehearsal.rates import Rehearsal
 
 _COLUMNS = ("made", "time", "planned", "of that work", "memory", "planned", "disk", "planned")
 
@@ -18,8 +19,8 @@ def print_rehearsal(rehearsal: Rehearsal) -> None:
     console = default_console()
     console.print(table)
     console.print(
-        f"Each figure is a median over the stages of its kind, memory the most. `scale={rehearsal.scale} plan=true` "
-        f"on a {rehearsal.device} goes by these times."
+        "Each figure is a median over the stages of its kind, of memory the least. "
+        f"`scale={rehearsal.scale} plan=true` on a {rehearsal.device} goes by these times."
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from harc.files import write_synced
 from pipelines.graph.graph import Graph, Task
-from pipelines.graph.seconds import Clock, device_name, kind_of
+from pipelines.graph.seconds import Clock, StageRate, device_name, kind_of
 from pipelines.rehearsal.config import SUFFIX
 from pipelines.runner.estimate import ModelSize
 from pipelines.runner.manifest import MANIFEST
@@ -22,41 +22,6 @@ from pipelines.runner.resources import Resources
 from pipelines.typed import from_json, to_json
 
 _WORK = ("train_seconds", "work_seconds", "seconds")  # metrics that hold the seconds of a stage's own work
-
-
-@dataclass(frozen=True)
-class StageRate:
-    """One kind of stage: medians over those that were made."""
-
-    kind: str
-    """The stage, and the method of a merge."""
-
-    made: int
-    """How many were made."""
-
-    overhead: float
-    """Seconds beside the work."""
-
-    work: float
-    """Seconds of the work."""
-
-    typical: float
-    """Seconds that the same work takes at typical rates (pipelines/graph/seconds.py)."""
-
-    planned_seconds: float
-    """What was planned for a stage, overhead included."""
-
-    memory_gb: float
-    """Resident memory at the peak."""
-
-    planned_memory_gb: float
-    """What was planned."""
-
-    disk_gb: float
-    """What it left."""
-
-    planned_disk_gb: float
-    """What was planned."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +42,6 @@ class Rehearsal:
 
     rates: list[StageRate]
     """One a kind of stage, in the order of the graph."""
-
-    def rate(self, kind: str) -> StageRate | None:
-        """The rate of a kind of stage, if it was rehearsed."""
-        return next((one for one in self.rates if one.kind == kind), None)
 
 
 def file_of(outputs: Path, scale: str, device: str) -> Path:
@@ -105,7 +66,8 @@ def note_rehearsal(graph: Graph, machine: Resources) -> Rehearsal | None:
         graph: of the rehearsal, as planned; its stages are made by now, or have failed.
         machine: what they were made on.
     """
-    manifests = {key: found for key, task in graph.tasks.items() if (found := _manifest(task, graph.outputs))}
+    read = {key: _manifest(task, graph.outputs) for key, task in graph.tasks.items()}
+    manifests = {key: manifest for key, manifest in read.items() if manifest is not None}
     if not manifests:
         return None
     scale = graph.config_of(next(iter(graph.tasks))).scale
@@ -160,7 +122,7 @@ def _rate(kind: str, made: list[tuple[Task, dict[str, Any]]], clock: Clock, size
         median(work),
         median(typical),
         median([clock.estimated(task.node, size, task.resources) for task in tasks]),
-        max(manifest["peak_memory_gb"] for _, manifest in made),
+        min(manifest["peak_memory_gb"] for _, manifest in made),  # a worker keeps some of what it made before
         max(task.resources.on(clock.machine).anywhere_gb for task in tasks),
         median([sum(of["bytes"] for of in manifest["files"].values()) / 1e9 for _, manifest in made]),
         median([task.disk_gb for task in tasks]),

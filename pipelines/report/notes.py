@@ -21,6 +21,9 @@ def notes(sweep: Sweep, table: Table) -> list[str]:
     if not table.paper and sweep.experiment not in ("cells", "world"):
         out.append(f"Measured at scale={sweep.scale}, which is not the paper's: compare rows with one another, not "
                    "with the paper's numbers.")  # fmt: skip
+    if any(cell.config.get("rehearse") for cell in sweep.cells):
+        out.append("A rehearsal: random weights of the true width, few layers, steps and problems. It shows that every "
+                   "stage runs, and what it takes (docs/scales.md); its scores and findings mean nothing.")  # fmt: skip
     seeds = seeds_of(sweep.cells)
     out += _pooled(seeds)
     out += _methods(sweep.cells)

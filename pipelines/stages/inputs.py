@@ -66,10 +66,14 @@ def chosen_records(sampled: Path, domain: str, fraction: float, seed: int) -> li
     return records
 
 
+def asked_records(node: Node) -> float:
+    """How many calibration records of all domains a node reads, about: for estimates."""
+    return sum(up.config.target or RECORDS for name, up in node.inputs.items() if name.startswith("data_"))
+
+
 def calibration_tokens(node: Node, size: ModelSize) -> float:
     """About how many tokens the calibration text of all domains has that a node reads: for estimates."""
-    records = [up.config.target or RECORDS for name, up in node.inputs.items() if name.startswith("data_")]
-    return sum(records) * getattr(node.config, "fraction", 1.0) * size.record(node.config.max_length)
+    return asked_records(node) * getattr(node.config, "fraction", 1.0) * size.record(node.config.max_length)
 
 
 def streaming(size: ModelSize, states_gb: float, layers: int, passes: float) -> Resources:

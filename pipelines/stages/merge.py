@@ -12,7 +12,7 @@ from harc.merging.registry import find_method
 from pipelines.runner.estimate import BYTES, LOADED_GB, Estimate, ModelSize, Work
 from pipelines.runner.resources import Resources, on_gpus
 from pipelines.runner.stage import Node, Stage
-from pipelines.stages.inputs import calibration_text, calibration_tokens, sources_of
+from pipelines.stages.inputs import RECORDS, asked_records, calibration_text, calibration_tokens, sources_of
 
 BATCH_NUMBERS = 1 / 60  # billions of each model's weights that methods on whole matrices take at once
 REMEDY = "a GPU to merge on, or a method that reads no text, makes it fit"
@@ -88,10 +88,24 @@ def resources(node: Node, model: ModelSize) -> Resources:
 
 
 def work(node: Node, model: ModelSize) -> Work:
-    """Every model read twice and one written; a method's steps; the text, forward and backward, where it is read."""
-    stepped = 2 * model.size.parameters * model.size.hidden * node.config.settings.get("steps", 0)
-    read = 2 * (1 + len(node.config.sources)) + 1
-    return Work(flops=3 * model.forward(calibration_tokens(node, model)) + stepped, gigabytes=read * model.model)
+    """Every model read twice and one written; the text forward and backward, and what a method does whatever the text.
+
+    That is: of steps on whole matrices (WUDI) each a product, and about five before; of sums on disk (Fisher) reading
+    and writing them for every batch; of Gram matrices (RegMean) the products and the solve of every expert.
+    """
+    method, settings, size = find_method(node.config.method), node.config.settings, model.size
+    sources = len(node.config.sources)
+    flops = 3 * model.forward(calibration_tokens(node, model))
+    gigabytes = (2 * (1 + sources) + 1) * model.model
+    if "steps" in settings:
+        flops += 2 * size.parameters * size.hidden * (settings["steps"] + 5)
+    if method.scratch_bytes:
+        batches = max(1.0, asked_records(node) / sources / settings.get("batch_size", RECORDS))
+        gigabytes += 2 * batches * sources * method.scratch_bytes * size.parameters / 1e9
+    elif method.kind == "data":
+        h, w = float(size.hidden), float(size.expert_width)
+        flops += size.layers * size.experts * ((1 + sources) * (4 * w * h**2 + 2 * h * w**2) + (h**3 + w**3) / 3)
+    return Work(flops=flops, gigabytes=gigabytes)
 
 
 SPEC = Stage("merge", MergeStageConfig, merge, needs, resources, work, remedy=REMEDY)
