@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from harc.calibration.settings import CalibrationSettings
 from pipelines.config.typed import fields_of, settings_of
-from pipelines.runner.estimate import Estimate, ModelSize, Work
+from pipelines.runner.estimate import BYTES, Estimate, ModelSize, Work
 from pipelines.runner.resources import Resources, on_gpus
 from pipelines.runner.stage import Node, Stage
 from pipelines.stages.inputs import TOKENS, calibration_text, calibration_tokens, device, sources_of
@@ -32,12 +32,18 @@ class HarcConfig(fields_of(CalibrationSettings, CalibrateConfig)):  # type: igno
     method: str = "harc"
     """harc."""
 
+    dtype: str | None = None
+    """What the merged model computes in, each router being passed on to the next layer as solved: float32 is the
+    authors' way (null: the scale's, and routers passed on as they are written)."""
+
     memory_budget_gb: float | None = None
     """Gigabytes of host memory for hidden states; what does not fit is memory-mapped (null: no limit)."""
 
     def __post_init__(self) -> None:
         """Refuses values out of range when the configuration is composed."""
         self.settings()
+        if self.dtype not in (None, *BYTES):
+            raise ValueError(f"calibrate.dtype={self.dtype}: expected one of {', '.join(BYTES)}, or null")
 
     def settings(self) -> CalibrationSettings:
         """What harc.calibrate takes."""
@@ -99,8 +105,9 @@ def calibrate(config: CalibrateStageConfig, inputs: dict[str, Path], out: Path) 
         list(sources.values()),
         list(data.values()),
         out=out,
-        dtype=getattr(torch, config.dtype),
+        dtype=getattr(torch, config.harc.dtype or config.dtype),
         device=device(),
+        rounded=config.harc.dtype is None,
         resume=out.with_name(f"{out.name}.layers"),
         memory_budget_gb=config.harc.memory_budget_gb,
         settings=config.harc.settings(),
@@ -113,7 +120,8 @@ def needs(node: Node, model: ModelSize) -> Estimate:
     tokens = len(node.config.sources) * SAMPLES * TOKENS
     hidden = model.hidden_states(tokens) if model.dtype != "float32" else 0.1
     copies = 3 if node.config.harc.target == "source_inputs" else 2
-    return Estimate(model.model + copies * hidden, model.routers)
+    wider = BYTES[node.config.harc.dtype or model.dtype] / BYTES[model.dtype]
+    return Estimate(wider * (model.model + copies * hidden), model.routers)
 
 
 def resources(node: Node, model: ModelSize) -> Resources:
