@@ -1,5 +1,6 @@
 """`plan=true`: the graph as one page to decide by: what would be made, on what, in what time, and what it takes."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -118,6 +119,12 @@ def _print_rows(console: Console, graph: Graph) -> None:
     rows = [row for row in graph.rows if row.left_out is None]
     if len(graph.rows) > LINES:
         console.print(f"{len(rows)} rows; {len(graph.rows) - len(rows)} combinations are none.")
+        reasons = Counter(row.left_out for row in graph.rows if row.left_out is not None)
+        for reason, count in reasons.items():
+            console.print(f"{count} left out: {escape(reason)}", style="dim")
+        for row in graph.rows:
+            if row.error is not None:
+                console.print(f"[red]{escape(row.name)}: {escape(explain(row.error))}[/]")
         return
     for row in graph.rows:
         if row.left_out is not None:
