@@ -7,7 +7,7 @@ evaluated. Stages are shared by key: two cells that merge alike have the same me
 import dataclasses
 from dataclasses import dataclass, field
 
-from pipelines.chain.nodes import NodeBuilder
+from pipelines.chain.measures import CellBuilder
 from pipelines.config import Config
 from pipelines.config.merging import UNMERGED
 from pipelines.runner.stage import Node
@@ -65,7 +65,7 @@ def cell_of(config: Config) -> Cell:
     Raises:
         ValueError: a combination that makes no sense, or that the scale doesn't serve (the message says why).
     """
-    builder = NodeBuilder(config)
+    builder = CellBuilder(config)
     _check(config, builder)
     if config.merge.method in UNMERGED:
         return _unmerged(config, builder)
@@ -93,7 +93,7 @@ def cell_of(config: Config) -> Cell:
     )
 
 
-def _unmerged(config: Config, builder: NodeBuilder) -> Cell:
+def _unmerged(config: Config, builder: CellBuilder) -> Cell:
     scale = config.scale.name
     names = list(builder.domains)
     if config.merge.method == "base":
@@ -107,7 +107,7 @@ def _unmerged(config: Config, builder: NodeBuilder) -> Cell:
     return Cell(config, nodes, columns=builder.columns())
 
 
-def _swapped(config: Config, builder: NodeBuilder, merged: Node) -> list[Node]:
+def _swapped(config: Config, builder: CellBuilder, merged: Node) -> list[Node]:
     """Each domain's swapped model, on that domain."""
     nodes = []
     for name in builder.domains:
@@ -124,11 +124,11 @@ def _beside(config: Config, harc: HarcConfig) -> Node | None:
     beside = config.experiment.beside
     if not beside or beside == list(config.domains):
         return None
-    builder = NodeBuilder(dataclasses.replace(config, domains=beside))
+    builder = CellBuilder(dataclasses.replace(config, domains=beside))
     return builder.calibrate(builder.merge(), harc)
 
 
-def _check(config: Config, builder: NodeBuilder) -> None:
+def _check(config: Config, builder: CellBuilder) -> None:
     merge = config.merge.method
     if merge in UNMERGED:
         chosen = {"calibrate": config.calibrate.method != "none", "swap": config.swap, "sft": config.sft}

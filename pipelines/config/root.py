@@ -92,7 +92,7 @@ class Config:
     """Whether the model is tuned on the calibration data after merging and calibrating."""
 
     routing_text: str = "heldout"
-    """What routing is measured on: heldout or calibration."""
+    """What routing is measured on: heldout, calibration, or sft: validation text of the fine-tuning data."""
 
     cost_repeats: int = 0
     """How often merging and calibration are run again to measure their cost."""
@@ -176,7 +176,7 @@ class Config:
         plain_name(self.experiment.name, "experiment.name")
         for key, valid in {
             "swap": (None, "source", "merged", "decisions"),
-            "routing_text": ("heldout", "calibration"),
+            "routing_text": ("heldout", "calibration", "sft"),
         }.items():
             if getattr(self, key) not in valid:
                 raise ValueError(f"{key}={getattr(self, key)}: expected one of {', '.join(map(str, valid))}")

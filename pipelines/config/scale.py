@@ -36,6 +36,9 @@ class DomainConfig:
     heldout: DataSource = MISSING
     """Conversations that routing is measured on, which nothing was tuned or calibrated on."""
 
+    sft_validation: DataSource | None = None
+    """The same of the fine-tuning data, which the source was not tuned on, for routing_text=sft."""
+
     tasks: dict[str, str] = MISSING
     """Column of the report -> task of eval/tasks."""
 

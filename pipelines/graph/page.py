@@ -1,6 +1,7 @@
 """`plan=true`: the graph as one page to decide by: what would be made, on what, in what time, and what it takes."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -181,9 +182,11 @@ def _print_rows(console: Console, graph: Graph) -> None:
     rows = [row for row in graph.rows if row.left_out is None]
     if len(graph.tasks) > LINES:
         names = ", ".join(escape(row.name) for row in rows[:LINES]) + (" …" if len(rows) > LINES else "")
-        left = len(graph.rows) - len(rows)
-        console.print(f"{len(rows)} rows: {names}{f'; left out: {left}' * bool(left)}.")
-        for row in rows:
+        console.print(f"{len(rows)} rows: {names}.")
+        reasons = Counter(row.left_out for row in graph.rows if row.left_out is not None)
+        for reason, count in reasons.items():
+            console.print(f"{count} left out: {escape(reason)}", style="dim")
+        for row in graph.rows:
             if row.error is not None:
                 console.print(f"[red]{escape(row.name)}: {escape(explain(row.error))}[/]")
         return

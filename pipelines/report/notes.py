@@ -9,6 +9,12 @@ from pipelines.report.registry import Sweep
 from pipelines.report.tables.rows import one_line
 from pipelines.report.tables.table import Table
 
+_TEXTS = {
+    "heldout": "held-out text that was not used for calibration",
+    "calibration": "the calibration text itself",
+    "sft": "validation text of the fine-tuning data",
+}
+
 
 def notes(sweep: Sweep, table: Table) -> list[str]:
     """On scale, problems, samples, intervals and text, and on rows without a gain and cells that were left out.
@@ -31,9 +37,9 @@ def notes(sweep: Sweep, table: Table) -> list[str]:
     out += _accuracy(sweep.cells, len(seeds) > 1)
     out += _grading(sweep.cells, bool(table.paper))
     if any("routing_kl" in row.values for row in table.rows):
-        out.append("Routing KL (nats) and mismatched decisions (%) are measured on held-out text that was not used for "
-                   "calibration, averaged over layers and domains. Time and memory are those of merging plus "
-                   "calibration.")  # fmt: skip
+        text = " and ".join(sorted({_TEXTS[str(cell.config.get("routing_text", "heldout"))] for cell in sweep.cells}))
+        out.append(f"Routing KL (nats) and mismatched decisions (%) are measured on {text}, averaged over layers and "
+                   "domains. Time and memory are those of merging plus calibration.")  # fmt: skip
     for row in table.rows:
         if row.status == "ok" and row.baseline and table.main in row.values and table.main not in row.gain:
             out.append(f"{row.name} has no gain: its baseline is missing or answered other problems.")

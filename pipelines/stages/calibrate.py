@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from harc.calibration.settings import CalibrationSettings
 from pipelines.config.typed import fields_of, settings_of
-from pipelines.runner.estimate import Estimate, ModelSize, Work
+from pipelines.runner.estimate import BYTES, Estimate, ModelSize, Work
 from pipelines.runner.resources import Resources
 from pipelines.runner.stage import Node, Stage
 from pipelines.stages.inputs import calibration_text, calibration_tokens, device, sources_of, streaming
@@ -33,12 +33,18 @@ class HarcConfig(fields_of(CalibrationSettings, CalibrateConfig)):  # type: igno
     method: str = "harc"
     """harc."""
 
+    dtype: str | None = None
+    """What the merged model computes in, each router being passed on to the next layer as solved: float32 is the
+    authors' way (null: the scale's, and routers passed on as they are written)."""
+
     memory_budget_gb: float | None = None
     """Gigabytes of host memory; hidden states beyond are memory-mapped (null: 80 % of what is available)."""
 
     def __post_init__(self) -> None:
         """Refuses values out of range when the configuration is composed."""
         self.settings()
+        if self.dtype not in (None, *BYTES):
+            raise ValueError(f"calibrate.dtype={self.dtype}: expected one of {', '.join(BYTES)}, or null")
 
     def settings(self) -> CalibrationSettings:
         """What harc.calibrate takes."""
@@ -100,8 +106,9 @@ def calibrate(config: CalibrateStageConfig, inputs: dict[str, Path], out: Path) 
         list(sources.values()),
         list(data.values()),
         out=out,
-        dtype=getattr(torch, config.dtype),
+        dtype=getattr(torch, config.harc.dtype or config.dtype),
         device=device(),
+        rounded=config.harc.dtype is None,
         resume=out.with_name(f"{out.name}.layers"),
         memory_budget_gb=config.harc.memory_budget_gb,
         settings=config.harc.settings(),
@@ -118,7 +125,8 @@ def resources(node: Node, model: ModelSize) -> Resources:
     """A GPU for a layer; hidden states and router inputs of all tokens stay on the host, the sources' if they run."""
     copies = 4 if node.config.harc.target == "source_inputs" else 2
     states = copies * model.hidden_states(calibration_tokens(node, model))
-    return streaming(model, states, 1, passes=PASSES)
+    wider = BYTES[node.config.harc.dtype or model.dtype] / BYTES[model.dtype]
+    return streaming(model, wider * states, wider, passes=PASSES)
 
 
 def work(node: Node, model: ModelSize) -> Work:

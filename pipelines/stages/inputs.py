@@ -76,13 +76,13 @@ def calibration_tokens(node: Node, size: ModelSize) -> float:
     return asked_records(node) * getattr(node.config, "fraction", 1.0) * size.record(node.config.max_length)
 
 
-def streaming(size: ModelSize, states_gb: float, layers: int, passes: float) -> Resources:
+def streaming(size: ModelSize, states_gb: float, layers: float, passes: float) -> Resources:
     """What a stage needs that takes hidden states through models layer by layer.
 
     Args:
         size: of the models.
         states_gb: hidden states that are held on the host, in memory-mapped files where there is too little memory.
-        layers: of how many models are in memory at once.
+        layers: of how many models are in memory at once, in the dtype of the checkpoint.
         passes: how often a layer reads or writes each hidden state.
     """
     weights = STATES * max(layers * size.layer, size.outer)

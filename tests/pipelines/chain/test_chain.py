@@ -167,7 +167,7 @@ def test_what_makes_no_sense_is_refused_before_anything_runs(overrides, message)
 
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("[!_]*.yaml"))
-ONE_JOB = {"calibrate", "check", "dashboard", "doctor", "paper", "patch"}
+ONE_JOB = {"appendix_c1", "calibrate", "check", "dashboard", "doctor", "paper", "patch", "table2"}  # no sweep of cells
 
 
 LONG = {"targets", "grid", "fig3b", "fig4b", "table6"}  # of these every cell is composed at one scale alone
@@ -271,6 +271,23 @@ def test_a_cells_line_wins_over_the_groups_and_the_users_options_stay():
 def test_a_key_appended_to_a_typed_group_is_refused():
     with pytest.raises(ValueError, match=r"unknown key calibrate\.alhpa \(valid keys there: alpha, beta"):
         composed("+calibrate.alhpa=0.5")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_routing_is_measured_on_the_text_that_is_asked_for(scale):
+    def text(word: str):
+        cell = cell_of(composed(f"scale={scale}", "merge=ties", "calibrate=none", f"routing_text={word}"))
+        return cell.diagnosed.config.heldout
+
+    assert text("calibration") == {}
+    domains = composed(f"scale={scale}").scale.domains
+    for name in ("math", "code"):
+        assert text("heldout")[name].path == domains[name].heldout.path
+        sft, train = text("sft")[name], domains[name].train
+        assert (sft.path, sft.skip, sft.shuffle_seed) == (train.path, 0, train.shuffle_seed) or scale == "tiny"
+        assert sft.where == train.where and (scale == "tiny" or (sft.limit, sft.whole) == (train.skip, True))
+    with pytest.raises(ValueError, match=r"set scale\.domains\.math\.sft_validation"):
+        cell_of(composed("routing_text=sft", "scale.domains.math.sft_validation=null"))
 
 
 def test_router_sft_stands_in_the_place_of_calibration_and_needs_the_sources_and_their_data():
