@@ -8,7 +8,6 @@ product and of the whole solve. Layers are calibrated one after the other: time 
 
 import argparse
 import json
-import math
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from solve import synthetic, timed
 
 from harc.solver.operator import PrecisionOperator
 from harc.solver.solve import solve_router
+from pipelines.tools.complexity_page import exponent
 
 BASE = {"tokens": 4000, "hidden": 256, "experts": 32}
 SWEEPS = {"tokens": [2000, 4000, 8000, 16000], "hidden": [128, 256, 512, 1024], "experts": [16, 32, 64, 128]}
@@ -38,17 +38,11 @@ def main() -> None:
             solution, cpu, _ = timed(lambda x=features, w=routers: solve_router(x, w, dtype=torch.float32))
             rows.append({name: value, "product_s": product, "solve_s": cpu, "iterations": solution.iterations})
             print(f"{name} {value:6}: product {product:.4f} s, solve {cpu:.2f} s, {solution.iterations} iterations")
-        slopes = {part: slope(values, [row[part] for row in rows]) for part in ("product_s", "solve_s")}
+        slopes = {part: exponent(values, [row[part] for row in rows]) for part in ("product_s", "solve_s")}
         print(f"{name}: time grows with exponent {slopes['product_s']:.2f} (product), {slopes['solve_s']:.2f} (solve)")
         result[name] = {"rows": rows, "exponents": slopes}
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
-
-
-def slope(sizes: list[int], times: list[float]) -> float:
-    x, y = [math.log(size) for size in sizes], [math.log(time) for time in times]
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
 
 
 if __name__ == "__main__":

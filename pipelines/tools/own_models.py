@@ -1,4 +1,4 @@
-"""What can be done with models of your own, in place of a cell: the value of `experiment.tool`."""
+"""What can be done in place of a cell, most of it with models of your own: the value of `experiment.tool`."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -6,10 +6,12 @@ from importlib import import_module
 from pipelines.config import Config
 
 TOOLS = {
+    "appendix_c1": "pipelines.tools.complexity_page:measure_complexity",
     "calibrate": "pipelines.tools.own_merge:calibrate_own",
     "check": "pipelines.tools.check:check_own",
     "doctor": "pipelines.tools.doctor.driver:examine_own",
     "patch": "pipelines.tools.patch:patch_own",
+    "table2": "pipelines.tools.settings_page:show_settings",
 }
 
 
