@@ -10,7 +10,7 @@ TORCH  := torch==2.13.0
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS   ?=
 
-.PHONY: help setup table1 test test-fast cluster-test lint types bench paper docs clean
+.PHONY: help setup table1 test test-fast cluster-test lint types bench gpu-check paper docs clean
 
 help:
 	@grep -E '^# make|^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^# //; s/^([a-z0-9-]+):.*## /make \1   /'
@@ -62,6 +62,9 @@ bench: setup ## speed and memory of solver, calibration, merging and repair (JSO
 	$(BIN)/python benchmarks/calibrate.py --json outputs/bench/calibrate.json
 	$(BIN)/python benchmarks/merge.py --json outputs/bench/merge.json
 	$(BIN)/python benchmarks/repair.py --json outputs/bench/repair.json
+
+gpu-check: setup ## on a machine with a GPU: what only a GPU can run, and a report (outputs/gpu_check)
+	$(BIN)/python benchmarks/gpu_check.py $(ARGS)
 
 docs: setup ## the pages of docs/ as a site, in outputs/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -12,7 +12,7 @@ def explain(error: BaseException) -> str:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _explain_composition(error)
     text = " ".join(str(error).split())
-    if isinstance(error, ValueError | OSError | RuntimeError | ImportError):
+    if isinstance(error, ValueError | OSError | RuntimeError | ImportError | MemoryError):
         return text or type(error).__name__
     return f"{type(error).__name__}: {text}"
 

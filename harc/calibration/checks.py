@@ -8,6 +8,7 @@ import torch
 
 from harc.calibration.settings import Target
 from harc.checkpoint import Checkpoint, CheckpointError, check_family
+from harc.memory import budget_gb
 from harc.models.hidden_states import hidden_size
 from harc.models.streaming import LayerStream
 from harc.tokens import TokenSequence
@@ -70,10 +71,8 @@ def batch_tokens(stream: LayerStream) -> int:
     return 1024 if stream.device.type == "cpu" else 4096
 
 
-def states_budget(
-    stream: LayerStream, memory_budget_gb: float | None, tokens: int, tokens_per_batch: int
-) -> float | None:
-    """What a memory budget leaves for hidden states, in GB (None: no limit).
+def states_budget(stream: LayerStream, memory_budget_gb: float | None, tokens: int, tokens_per_batch: int) -> float:
+    """What a memory budget leaves for hidden states, in GB (None: of what is available now, see harc.memory).
 
     Taken off it: one layer's weights (on a CPU; elsewhere they are in the device's memory) and a batch on its way
     through; or a layer's routing statistics and a factor over the hidden size, should these be more.
@@ -81,18 +80,18 @@ def states_budget(
     Raises:
         ValueError: a budget that is too small for that.
     """
-    if memory_budget_gb is None:
-        return None
+    budget, said = budget_gb(memory_budget_gb)
     hidden, experts = hidden_size(stream), max(router.weight.shape[0] for router in stream.routers.values())
     weights = stream.weight_bytes() / 1e9 if stream.device.type == "cpu" else 0.0
     in_batch = min(tokens, tokens_per_batch)
     batch = 16 * in_batch * hidden * stream.dtype.itemsize / 1e9
     statistics = 4 * (tokens * experts + hidden**2) / 1e9
     needed = max(weights + batch, statistics)
-    if not memory_budget_gb >= needed:
+    if not budget >= needed:
+        remedy = "fewer tokens" if statistics > weights + batch else "a GPU, whose memory holds the weights,"
         raise ValueError(
-            f"memory_budget_gb is {memory_budget_gb:g}: {stream.checkpoint.source} needs at least {needed:.3g} "
+            f"{said}: {stream.checkpoint.source} needs at least {needed:.3g} "
             f"({weights:.3g} for one layer's weights, {batch:.3g} for a batch of {in_batch} tokens; "
-            f"{statistics:.3g} while a layer with {tokens} tokens is solved); raise it, or leave it out"
+            f"{statistics:.3g} while a layer with {tokens} tokens is solved); {remedy} or that much memory makes it fit"
         )
-    return memory_budget_gb - needed
+    return budget - needed

@@ -49,6 +49,7 @@ def calibrate(
     min_tokens: int | None = None,
     memory_budget_gb: float | None = None,
     resume: str | Path | None = None,
+    rounded: bool = True,
     progress: bool = True,
     **options: Any,
 ) -> CalibrationReport:
@@ -66,10 +67,12 @@ def calibrate(
         device: where layers run and routers are solved.
         tokens_per_batch: tokens forwarded at once, padding included; by default 1024 on a CPU, 4096 elsewhere.
         min_tokens: the least number of tokens a domain must have, by default the hidden size.
-        memory_budget_gb: of the host's memory. What is left of it beside a layer's weights and a batch holds hidden
-            states and router inputs; those that find no room are kept in memory-mapped files.
+        memory_budget_gb: of the host's memory (None: 80 % of what is available). What is left of it beside a layer's
+            weights and a batch holds hidden states and router inputs; the rest go to memory-mapped files.
         resume: a folder for finished layers; a calibration killed and started again with the same one goes on there
             (see harc.calibration.resume). It is removed at the end. With several processes nothing is kept.
+        rounded: whether the next layer is computed with a router as it is written, as in the finished checkpoint, or as
+            it is solved, rounded to `dtype` alone (the authors' way, with dtype float32).
         progress: whether to show a bar.
         options: fields of CalibrationSettings to set here, such as alpha="auto".
 
@@ -90,7 +93,9 @@ def calibrate(
     budget = states_budget(stream, memory_budget_gb, sum(tokens), batch)
     rank, processes = world()
     key = fingerprint(
-        [stream.checkpoint, *opened], data, {**asdict(settings), "dtype": stream.dtype, "processes": processes}
+        [stream.checkpoint, *opened],
+        data,
+        {**asdict(settings), "dtype": stream.dtype, "rounded": rounded, "processes": processes},
     )
     kept = Progress(None if resume is None or processes > 1 else Path(resume), key)
     finished = kept.finished(chosen)
@@ -118,7 +123,7 @@ def calibrate(
             router, note = finished.get(layer, (None, None))
             record = None if note is None else LayerCalibration(**note)
             if layer in chosen and record is None:
-                router, record = _calibrate_layer(stream, layer, texts, opened, fit, settings, kept)
+                router, record = _calibrate_layer(stream, layer, texts, opened, fit, settings, kept, rounded)
                 kept.save_states(layer, states, record.forward_seconds)
             elif layer > behind:
                 started = time.perf_counter()
@@ -153,8 +158,9 @@ def _calibrate_layer(
     fit: Callable[..., RouterSolution],
     settings: CalibrationSettings,
     kept: Progress,
+    rounded: bool,
 ) -> tuple[Tensor, LayerCalibration]:
-    """Takes all texts through a layer and fits its router between its halves; the router as stored, and its record."""
+    """Takes all texts through a layer and fits its router between its halves; the router and its record."""
     started = time.perf_counter()
     asked = [text.source.router_logits(layer) for text in texts if text.source]
     split = all([text.state.splits(layer) for text in texts if text.state.tokens])
@@ -179,7 +185,7 @@ def _calibrate_layer(
         activation=stream.routers[layer].activation,
         fixed=1 if settings.bias == "keep" and stream.routers[layer].bias_key else 0,
     )
-    router, record = record_layer(stream, layer, solution, fitted, routers, targets, forward)
+    router, record = record_layer(stream, layer, solution, fitted, routers, targets, forward, rounded)
     del features, fitted, held, asked, targets, held_targets
     kept.save(layer, {"router": router}, asdict(record))
     started = time.perf_counter()

@@ -79,8 +79,11 @@ def record_layer(
     routers: Sequence[Float[Tensor, "experts hidden"]],
     targets: Sequence[Float[Tensor, "tokens experts"]] | None,
     forward_seconds: float,
+    rounded: bool = True,
 ) -> tuple[Float[Tensor, "experts hidden"], LayerCalibration]:
-    """The weight as it will be stored, and the layer's record.
+    """The weight that the calibration goes on with, and the layer's record, which is about the weight as stored.
+
+    rounded: whether the former is the stored one too, or the weight as solved.
 
     Raises:
         ValueError: a weight that the dtype it is stored in cannot hold.
@@ -93,7 +96,7 @@ def record_layer(
         log.warning("layer %d: %s at residual %.2e", layer, solution.reason, solution.residual)
     activation, reduce = stream.routers[layer].activation, reduce_sum
     kl_before, kl_after = (domain_kls(features, routers, w, activation, reduce, targets) for w in (before, weight))
-    return weight, LayerCalibration(
+    return weight if rounded else solution.weight.cpu(), LayerCalibration(
         layer=layer,
         iterations=solution.iterations,
         residual=solution.residual,

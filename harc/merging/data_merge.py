@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from harc.checkpoint import Checkpoint
 from harc.merging.methods.averaging.average import weighted_mean
+from harc.models.store import Store
 
 if TYPE_CHECKING:
     from harc.tokens import TokenSequence
@@ -32,7 +34,9 @@ class DataMerge:
         scratch: a folder for temporary files.
         write: takes a published name and its tensor.
         advance: takes the share of the work that is done.
+        states_gb: memory for hidden states; those beyond go to mapped files.
         models: the sources, with embeddings, final norm and head loaded.
+        store: where hidden states go.
     """
 
     sources: list[Checkpoint]
@@ -44,6 +48,7 @@ class DataMerge:
     scratch: Path
     write: Callable[[str, Tensor], None]
     advance: Callable[[float], None]
+    states_gb: float | None = None
 
     def __post_init__(self) -> None:
         # Not above: it takes transformers along, seconds that listing the methods need not wait for.
@@ -52,8 +57,14 @@ class DataMerge:
         self.models: list[LayerStream] = [
             LayerStream(source, dtype=self.dtype, device=self.device) for source in self.sources
         ]
+        self.store = Store(self.states_gb, self.scratch)
         for model in self.models:
             model.load_outer()
+
+    def kept(self, states: Float[Tensor, "batch length hidden"]) -> Float[Tensor, "batch length hidden"]:
+        """Hidden states in the store, on the host."""
+        place = self.store.empty(states.shape[0] * states.shape[1], states.shape[2], states.dtype)
+        return place.view(states.shape).copy_(states)
 
     def write_layer(self, tensors: dict[str, Tensor]) -> None:
         """Writes parameters under their published names."""

@@ -36,6 +36,7 @@ from harc.checkpoint.write import MAX_SHARD_BYTES
 from harc.merging.alignment import LayerMatch, order_experts
 from harc.merging.card import write_card
 from harc.merging.data_merge import DataMerge
+from harc.merging.memory import check_tensors, states_budget
 from harc.merging.registry import Method, find_method
 from harc.merging.settings import MergeSettings
 from harc.tokens import TokenSequence
@@ -88,6 +89,7 @@ def merge(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     published: bool = False,
     align: bool = False,
+    memory_budget_gb: float | None = None,
     **settings: Any,
 ) -> MergeReport:
     """Merges checkpoints into a complete one, in the published layout, written atomically to `out`.
@@ -107,10 +109,12 @@ def merge(
         published: settings that are not given are the paper's authors' where those are not the defaults.
         align: match the sources' experts with the base's (or the first source's) by their weights, and merge them in
             its order. Without, router rows alone are compared, and a source in another order is warned of.
+        memory_budget_gb: of the host's memory (None: 80 % of what is available). A merge that needs more is refused;
+            hidden states of methods that read data go to memory-mapped files beyond it.
         settings: the method's own; its file in `harc/merging/methods` declares them.
 
     Raises:
-        ValueError: an unknown method or setting, weights or data that don't fit.
+        ValueError: an unknown method or setting, weights or data that don't fit, too little memory.
         CheckpointError: sources that cannot be read or merged, or an `out` that is there already: before any work;
             with align, also experts that cannot be told apart.
         NoRouterError: with align, a model without routers.
@@ -136,6 +140,12 @@ def merge(
     size = sum(prod(shape) * kind.itemsize for kind, shape in specs.values())
     scratch = found.scratch_bytes * len(opened) * sum(prod(shape) for _, shape in specs.values())
     place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    states_gb = None
+    if found.kind == "data":
+        states_gb = states_budget(specs, len(opened), place, memory_budget_gb)
+    else:
+        batch = _BATCH_BYTES if found.kind == "batch" else 0
+        check_tensors(specs, len(opened) + found.uses_base, batch, place, memory_budget_gb)
     with atomic_directory(out, needed_bytes=size + scratch) as folder, _bar(method, progress) as advance:
         read = [*opened, *([original] if found.uses_base and original else [])]
         for number, checkpoint in enumerate(read):
@@ -143,10 +153,11 @@ def merge(
             advance("checking", (number + 1) / len(read))
         ordered = order_experts(reference, opened, apply=align)
         parts = ordered.sources
-        parts = ordered.sources
         with CheckpointWriter(folder, specs, max_shard_bytes=max_shard_bytes) as writer:
             if found.kind == "data":
-                _merge_on_data(found, configured, resolved, parts, data or [], seed, place, folder, writer, advance)
+                _merge_on_data(
+                    found, configured, resolved, parts, data or [], seed, place, states_gb, folder, writer, advance
+                )
             else:
                 _merge_tensors(found, configured, resolved, parts, reference, seed, place, writer, advance)
         advance("done", 1.0)
@@ -240,6 +251,7 @@ def _merge_on_data(
     data: Sequence[Sequence[TokenSequence]],
     seed: int,
     device: torch.device,
+    states_gb: float | None,
     folder: Path,
     writer: CheckpointWriter,
     advance: Any,
@@ -255,6 +267,7 @@ def _merge_on_data(
         scratch=folder,
         write=writer.write,
         advance=lambda share: advance("running the sources", share),
+        states_gb=states_gb,
     )
     method.function(job, settings)
 

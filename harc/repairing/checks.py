@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from harc.checkpoint import Checkpoint, check_sources
+from harc.memory import budget_gb
 from harc.models.hidden_states import hidden_size
 from harc.models.streaming import LayerStream
 
@@ -28,8 +29,8 @@ def check_models(stream: LayerStream, sources: Sequence[Checkpoint]) -> None:
 
 def states_budget(
     stream: LayerStream, sources: int, memory_budget_gb: float | None, tokens: int, tokens_per_batch: int
-) -> float | None:
-    """What a memory budget leaves for hidden states, in GB (None: no limit).
+) -> float:
+    """What a memory budget leaves for hidden states, in GB (None: of what is available now, see harc.memory).
 
     Taken off it: a layer's weights of the merged model and every source (on a CPU; elsewhere they are in the device's
     memory), a batch on its way through, and the sums and factors of the widest group of maps.
@@ -37,21 +38,20 @@ def states_budget(
     Raises:
         ValueError: a budget that is too small for that.
     """
-    if memory_budget_gb is None:
-        return None
+    budget, said = budget_gb(memory_budget_gb)
     on_host = stream.device.type == "cpu"
     hidden = hidden_size(stream)
     weights = (1 + sources) * stream.weight_bytes() / 1e9 if on_host else 0.0
     batch = 16 * min(tokens, tokens_per_batch) * hidden * stream.dtype.itemsize / 1e9
     sums = 8 * _sums(stream) / 1e9 if on_host else 0.0
     needed = weights + batch + sums
-    if not memory_budget_gb >= needed:
+    if not budget >= needed:
         raise ValueError(
-            f"memory_budget_gb is {memory_budget_gb:g}: {stream.checkpoint.source} needs at least {needed:.3g} "
+            f"{said}: {stream.checkpoint.source} needs at least {needed:.3g} "
             f"({weights:.3g} for one layer's weights of {1 + sources} models, {batch:.3g} for a batch, {sums:.3g} for "
-            "the sums of a map); raise it, or leave it out"
+            "the sums of a map); a GPU, whose memory holds the weights and sums, or that much memory makes it fit"
         )
-    return memory_budget_gb - needed
+    return budget - needed
 
 
 def _sums(stream: LayerStream) -> int:

@@ -64,8 +64,8 @@ def repair(
         device: where layers run and maps are solved.
         tokens_per_batch: tokens forwarded at once, padding included; by default 1024 on a CPU, 4096 elsewhere.
         min_tokens: the least number of tokens a domain must have, by default the hidden size.
-        memory_budget_gb: of the host's memory. What is left of it beside a layer of each model, a batch and a map's
-            sums holds hidden states; those that find no room are kept in memory-mapped files.
+        memory_budget_gb: of the host's memory (None: 80 % of what is available). What is left of it beside a layer of
+            each model, a batch and a map's sums holds hidden states; the rest go to memory-mapped files.
         resume: a folder for finished layers; a repair killed and started again with the same one goes on there. It is
             removed at the end. By default a folder beside `out` that does not outlive the call.
         progress: whether to show a bar.

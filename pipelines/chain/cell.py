@@ -7,12 +7,13 @@ evaluated. Stages are shared by key: two cells that merge alike have the same me
 import dataclasses
 from dataclasses import dataclass, field
 
-from pipelines.chain.nodes import NodeBuilder
+from pipelines.chain.measures import CellBuilder
 from pipelines.config import Config
 from pipelines.config.merging import UNMERGED
 from pipelines.runner.stage import Node
 from pipelines.stages.calibrate import HarcConfig
 from pipelines.stages.repair import RepairConfig
+from pipelines.stages.router_sft import RouterSftConfig
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,12 @@ def row_of(config: Config) -> dict[str, str]:
     name = config.merge.label
     if config.swap == "source":
         name += " with the source's routers"
+    elif config.swap == "decisions":
+        name += " with the source's decisions"
     elif config.swap == "merged":
         name = f"Sources with the routers of {name}"
-    name += " + repair" * (config.calibrate.method == "repair") + " + SFT" * config.sft
+    name += " + repair" * (config.calibrate.method == "repair")
+    name += " + router SFT" * (config.calibrate.method == "router_sft") + " + SFT" * config.sft
     if isinstance(config.calibrate, HarcConfig) and config.calibrate.control != "none":
         name += f" ({config.calibrate.control} control)"
     return {"method": name, "harc": "yes" if config.calibrate.method == "harc" else "no"}
@@ -61,7 +65,7 @@ def cell_of(config: Config) -> Cell:
     Raises:
         ValueError: a combination that makes no sense, or that the scale doesn't serve (the message says why).
     """
-    builder = NodeBuilder(config)
+    builder = CellBuilder(config)
     _check(config, builder)
     if config.merge.method in UNMERGED:
         return _unmerged(config, builder)
@@ -69,7 +73,7 @@ def cell_of(config: Config) -> Cell:
     if config.swap is not None:
         return Cell(config, _swapped(config, builder, merged), merged, columns=builder.columns())
     model, calibrated, before, beside = merged, None, None, None
-    if isinstance(config.calibrate, HarcConfig | RepairConfig):
+    if isinstance(config.calibrate, HarcConfig | RepairConfig | RouterSftConfig):
         model = calibrated = builder.calibrate(merged, config.calibrate)
         before = builder.diagnose(merged)
         beside = _beside(config, config.calibrate) if isinstance(config.calibrate, HarcConfig) else None
@@ -89,7 +93,7 @@ def cell_of(config: Config) -> Cell:
     )
 
 
-def _unmerged(config: Config, builder: NodeBuilder) -> Cell:
+def _unmerged(config: Config, builder: CellBuilder) -> Cell:
     scale = config.scale.name
     names = list(builder.domains)
     if config.merge.method == "base":
@@ -103,10 +107,13 @@ def _unmerged(config: Config, builder: NodeBuilder) -> Cell:
     return Cell(config, nodes, columns=builder.columns())
 
 
-def _swapped(config: Config, builder: NodeBuilder, merged: Node) -> list[Node]:
+def _swapped(config: Config, builder: CellBuilder, merged: Node) -> list[Node]:
     """Each domain's swapped model, on that domain."""
     nodes = []
     for name in builder.domains:
+        if config.swap == "decisions":
+            nodes += builder.replay(merged, name)
+            continue
         model = builder.with_source_routers(merged, name) if config.swap == "source" else None
         model = model or builder.with_merged_routers(merged, name)
         nodes += builder.evaluate(model.label, model, None, [name])
@@ -117,11 +124,11 @@ def _beside(config: Config, harc: HarcConfig) -> Node | None:
     beside = config.experiment.beside
     if not beside or beside == list(config.domains):
         return None
-    builder = NodeBuilder(dataclasses.replace(config, domains=beside))
+    builder = CellBuilder(dataclasses.replace(config, domains=beside))
     return builder.calibrate(builder.merge(), harc)
 
 
-def _check(config: Config, builder: NodeBuilder) -> None:
+def _check(config: Config, builder: CellBuilder) -> None:
     merge = config.merge.method
     if merge in UNMERGED:
         chosen = {"calibrate": config.calibrate.method != "none", "swap": config.swap, "sft": config.sft}

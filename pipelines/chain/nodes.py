@@ -1,32 +1,32 @@
 """The nodes that a composed configuration's stages are: one method a stage, shared by key between cells."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from eval.judges.registry import judges_digest
 from harc.merging.registry import find_method
 from harc.solver.objectives import find_objective
-from pipelines.config import CalibrationDataConfig, Config, DomainConfig, EvaluateConfig
+from pipelines.config import CalibrationDataConfig, Config, DomainConfig
 from pipelines.config.merging import merge_settings, plugin_of
 from pipelines.data.source import DataSource
 from pipelines.places import on_disk
 from pipelines.runner.stage import Node
 from pipelines.stages import (
     calibrate,
-    cost,
-    diagnose,
-    evaluate,
     finetune,
     merge,
     pretrain,
+    random_base,
     repair,
+    router_sft,
     sample,
     sft,
+    stand_ins,
     swap,
     world,
 )
-from pipelines.stages.inputs import device
+
+Calibration = calibrate.HarcConfig | repair.RepairConfig | router_sft.RouterSftConfig
 
 
 class NodeBuilder:
@@ -41,10 +41,12 @@ class NodeBuilder:
         self.scale = config.scale
         self.domains = {name: self._domain(name) for name in config.domains}
         self.world = {}
-        if self.scale.world is not None:
+        if config.rehearse:
+            self.world = {"world": self._stand_ins()}
+        elif self.scale.world is not None:
             self.world = {"world": Node(world.SPEC, self.scale.name, self.scale.world)}
         self.base_id = located(self.scale.base)
-        self.base = {} if self.base_id else {"base": self._pretrain()}
+        self.base = {} if self.base_id else {"base": self._random() if config.rehearse else self._pretrain()}
         self.source_ids = {name: located(domain.checkpoint) for name, domain in self.domains.items()}
         self.sources = {
             name: self._finetune(name, domain) for name, domain in self.domains.items() if self.source_ids[name] is None
@@ -56,6 +58,25 @@ class NodeBuilder:
                 f"scale {self.scale.name} has no domain {name!r}; it has {', '.join(sorted(self.scale.domains))}"
             )
         return self.scale.domains[name]
+
+    def _stand_ins(self) -> Node:
+        """A rehearsal's data, in the place of the tiny world."""
+        small = self.config.rehearsal
+        settings = stand_ins.StandInsConfig(
+            seed=self.config.seed,
+            vocabulary=small.vocabulary,
+            records=small.records + small.heldout,
+            test=small.problems,
+            formats={f"calibration/{name}": domain.calibration.format for name, domain in self.scale.domains.items()},
+            where={name: domain.train.where for name, domain in self.scale.domains.items()},
+        )
+        return Node(stand_ins.SPEC, self.scale.name, settings)
+
+    def _random(self) -> Node:
+        """A rehearsal's base."""
+        assert self.scale.architecture is not None
+        settings = random_base.RandomBaseConfig(self.scale.architecture, self.scale.dtype, self.config.seed)
+        return Node(random_base.SPEC, self.scale.name, settings, self.world)
 
     def _pretrain(self) -> Node:
         if self.scale.pretrain is None:
@@ -146,7 +167,7 @@ class NodeBuilder:
             merge.SPEC, f"{self.model_name}-{chosen.method}", stage, {**self.base, **self.source_inputs(), **data}
         )
 
-    def calibrate(self, merged: Node, chosen: calibrate.HarcConfig | repair.RepairConfig) -> Node:
+    def calibrate(self, merged: Node, chosen: Calibration) -> Node:
         text: dict[str, Any] = {
             "fraction": self.config.calibration_data.fraction,
             "seed": self.config.calibration_data.seed if self.config.calibration_data.fraction < 1 else 0,
@@ -156,6 +177,12 @@ class NodeBuilder:
         }
         inputs = {"merged": merged, **self.source_inputs(), **self.calibration_data()}
         label = f"{merged.label}-{chosen.label}"
+        if isinstance(chosen, router_sft.RouterSftConfig):
+            stage_of_routers = router_sft.RouterSftStageConfig(
+                self.scale.router_sft, chosen, text["fraction"], text["seed"], text["sources"]
+            )
+            others = {name: node for name, node in inputs.items() if name != "merged"}
+            return Node(router_sft.SPEC, label, stage_of_routers, {"model": merged, **others})
         if isinstance(chosen, repair.RepairConfig):
             return Node(repair.SPEC, label, repair.RepairStageConfig(repair=chosen, **text), inputs)
         own = find_objective(chosen.objective)
@@ -180,82 +207,6 @@ class NodeBuilder:
         inputs = {"routers": merged, **({"model": self.sources[name]} if name in self.sources else {})}
         label = f"{self.model_name}-{name}-{self.config.merge.method}-routers"
         return Node(swap.SPEC, label, swap.SwapConfig(model=self.source_ids[name]), inputs)
-
-    def cost(self, measured: Node) -> Node:
-        """The cost of a stage, measured by running it again."""
-        settings = cost.CostConfig(measured.stage, measured.config, self.config.cost_repeats, device())
-        return Node(cost.SPEC, measured.label, settings, measured.inputs)
-
-    def diagnose(self, model: Node) -> Node:
-        heldout = self.config.routing_text == "heldout"
-        stage = diagnose.DiagnoseConfig(
-            sources=self.source_ids,
-            heldout={name: domain.heldout for name, domain in self.domains.items()} if heldout else {},
-            max_length=self.scale.max_length,
-            dtype=self.scale.dtype,
-        )
-        text = self.world if heldout else self.calibration_data()
-        return Node(diagnose.SPEC, model.label, stage, {"model": model, **self.source_inputs(), **text})
-
-    def evaluate(self, label: str, model: Node | None, model_id: str | None, domains: list[str]) -> list[Node]:
-        """One node for the tasks of these domains that are asked for, none if there are none."""
-        asked = self.config.evaluate
-        tasks: dict[str, str | None] = {}
-        for name in domains:
-            domain = self.domains[name]
-            for column, task in domain.tasks.items():
-                if asked.tasks is None or column in asked.tasks or task in asked.tasks:
-                    tasks[task] = self._problems(name, task)
-        if not tasks:
-            return []
-        stage = evaluate.EvaluateStageConfig(
-            model=model_id,
-            tasks=tasks,
-            samples=asked.samples,
-            temperature=asked.temperature,
-            seed=asked.seed,
-            limit=asked.limit,
-            task_folder=task_folder(asked),
-            task_metrics=asked.task_metrics,
-            max_new_tokens=self.scale.max_new_tokens,
-            engine=self.engine(),
-        )
-        return [Node(evaluate.SPEC, label, stage, {**({"model": model} if model else {}), **self.world})]
-
-    def _problems(self, name: str, task: str) -> str | None:
-        domain = self.domains[name]
-        if self.config.evaluate.task_folder is not None:
-            if self.config.evaluate.split != "test":
-                raise ValueError("evaluate.task_folder: its files have no validation problems; expected split=test")
-            return None  # its files name their own data
-        if self.config.evaluate.split == "test":
-            return located(domain.task_data.get(task))
-        if task not in domain.validation_data:
-            raise ValueError(
-                f"scale {self.scale.name} has no validation problems for {task}: set "
-                f"scale.domains.{name}.validation_data.{task} to a file in the format of the test's"
-            )
-        return located(domain.validation_data[task])
-
-    def columns(self) -> dict[str, tuple[str, str]]:
-        """Report column -> (domain, task)."""
-        return {column: (name, task) for name, domain in self.domains.items() for column, task in domain.tasks.items()}
-
-
-def task_folder(asked: EvaluateConfig) -> str | None:
-    """The folder of task files made absolute; `lm_eval`, or None, as it is.
-
-    Raises:
-        ValueError: there is no such folder.
-    """
-    if asked.task_folder is None or asked.task_folder == "lm_eval":
-        return asked.task_folder
-    folder = Path(asked.task_folder).expanduser()
-    if not folder.is_dir():
-        raise ValueError(
-            f"evaluate.task_folder={asked.task_folder}: no such folder; expected lm-eval task files in one, or lm_eval"
-        )
-    return str(folder.resolve())
 
 
 def located(name: str | None) -> str | None:

@@ -3,6 +3,7 @@
 import shutil
 
 from pipelines.graph.graph import Graph
+from pipelines.graph.schedule import peak_disk_gb
 from pipelines.runner.resources import Resources
 
 
@@ -14,27 +15,26 @@ def check(graph: Graph, machine: Resources) -> dict[str, Exception]:
     Returns:
         Of each stage that would fail its key and the reason: whatever its own preflight raises, such as an ImportError
         for a missing package; a MemoryError where the machine has too little memory for it.
-
-    Raises:
-        OSError: too little disk where outputs go.
     """
     failing: dict[str, Exception] = {}
     for task in graph.missing:
+        if lacking := task.resources.lacking(machine):
+            remedy = f"; {task.node.spec.remedy}" if task.node.spec.remedy else ""
+            failing[task.key] = MemoryError(f"stage {task.stage} of {task.label} {lacking}{remedy}")
+            continue
         try:
             if task.node.spec.preflight is not None:
                 task.node.spec.preflight(task.node)
         except Exception as error:
             failing[task.key] = error
-            continue
-        if lacking := task.resources.lacking(machine):
-            failing[task.key] = MemoryError(f"stage {task.stage} of {task.label} {lacking}")
-    _check_disk(graph)
     return failing
 
 
-def _check_disk(graph: Graph) -> None:
-    disk = sum(task.disk_gb for task in graph.missing)
+def lacking_disk(graph: Graph, machine: Resources) -> str | None:
+    """What to say where outputs go to a disk too full for the missing stages."""
+    disk = peak_disk_gb(graph, machine)
     there = next(folder for folder in (graph.outputs, *graph.outputs.resolve().parents) if folder.exists())
     free = shutil.disk_usage(there).free / 1e9
-    if disk > free:
-        raise OSError(f"{graph.outputs}: the missing stages need about {disk:.1f} GB of disk, {free:.1f} GB are free")
+    if disk <= free:
+        return None
+    return f"{graph.outputs}: the missing stages need about {disk:.1f} GB of disk, {free:.1f} GB are free"

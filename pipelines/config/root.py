@@ -16,6 +16,38 @@ from pipelines.training.settings import LaunchConfig
 
 
 @dataclass
+class RehearsalConfig:
+    """How much of everything there is where `rehearse` is true."""
+
+    layers: int = 2
+    """Decoder layers."""
+
+    vocabulary: int = 1024
+    """Rows of the embeddings."""
+
+    steps: int = 2
+    """Optimizer steps of each training."""
+
+    train_length: int = 512
+    """Tokens of a training sequence at most."""
+
+    records: int = 32
+    """Calibration records of a domain; they must hold as many tokens as the model is wide."""
+
+    heldout: int = 8
+    """Held-out records of a domain."""
+
+    max_new_tokens: int = 48
+    """Tokens of an answer."""
+
+    problems: int = 2
+    """Problems of a benchmark."""
+
+    samples: int = 2
+    """Answers to a problem."""
+
+
+@dataclass
 class Config:
     """Everything one cell is composed of."""
 
@@ -53,13 +85,14 @@ class Config:
     """Whether the scale's larger architecture is used."""
 
     swap: str | None = None
-    """source gives the merged model each domain's source routers, merged gives each source the merged routers."""
+    """source gives the merged model each domain's source routers, merged gives each source the merged routers,
+    decisions routes the merged model as each domain's source routes the same tokens."""
 
     sft: bool = False
     """Whether the model is tuned on the calibration data after merging and calibrating."""
 
     routing_text: str = "heldout"
-    """What routing is measured on: heldout or calibration."""
+    """What routing is measured on: heldout, calibration, or sft: validation text of the fine-tuning data."""
 
     cost_repeats: int = 0
     """How often merging and calibration are run again to measure their cost."""
@@ -71,7 +104,10 @@ class Config:
     """Modules of your own, imported before anything is composed (pipelines/config/plugins.py)."""
 
     tuned: str | None = None
-    """File with the settings that +experiment=grid chose."""
+    """File with the settings that +experiment=grid chose, or auto: the grid runs first."""
+
+    grid_alpha: list[float] = field(default_factory=lambda: [0.5, 0.9, 0.99])
+    """HARC's α that +experiment=grid tries on every merge ([]: none, HARC keeps its own)."""
 
     seed: int = 0
     """Seed of everything below that is not given its own: world, trainings, responses, random drops, answers."""
@@ -115,6 +151,12 @@ class Config:
     cut: int = 20000
     """Tokens of each file that the doctor tries HARC and repair on, about; what is measured on is not among them."""
 
+    rehearse: bool = False
+    """Run the scale's rehearsal: true width, few layers and steps, random weights, stand-ins for data."""
+
+    rehearsal: RehearsalConfig = field(default_factory=RehearsalConfig)
+    """How much of everything a rehearsal has."""
+
     plan: bool = False
     """Show the chain and run nothing."""
 
@@ -132,6 +174,9 @@ class Config:
             raise ValueError(f"seeds={self.seeds}: expected a whole number, 1 or more")
         plain_name(self.scale.name, "scale.name")
         plain_name(self.experiment.name, "experiment.name")
-        for key, valid in {"swap": (None, "source", "merged"), "routing_text": ("heldout", "calibration")}.items():
+        for key, valid in {
+            "swap": (None, "source", "merged", "decisions"),
+            "routing_text": ("heldout", "calibration", "sft"),
+        }.items():
             if getattr(self, key) not in valid:
                 raise ValueError(f"{key}={getattr(self, key)}: expected one of {', '.join(map(str, valid))}")

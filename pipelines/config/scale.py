@@ -36,6 +36,9 @@ class DomainConfig:
     heldout: DataSource = MISSING
     """Conversations that routing is measured on, which nothing was tuned or calibrated on."""
 
+    sft_validation: DataSource | None = None
+    """The same of the fine-tuning data, which the source was not tuned on, for routing_text=sft."""
+
     tasks: dict[str, str] = MISSING
     """Column of the report -> task of eval/tasks."""
 
@@ -44,6 +47,9 @@ class DomainConfig:
 
     validation_data: dict[str, str] = field(default_factory=dict)
     """Task -> data file of problems that are not the test's, to choose settings on."""
+
+    validation: DataSource | None = None
+    """Records that settings are chosen on, answered greedily, where there are no such problems."""
 
     finetune_steps: int | None = None
     """Steps of this domain's source, where it takes others than the scale's fine-tuning."""
@@ -74,6 +80,9 @@ class ScaleConfig:
     pretrain: PretrainConfig | None = None
     """How the base is made, where `base` names none."""
 
+    architecture: ArchitectureConfig | None = None
+    """Of the published base, for a rehearsal with random weights."""
+
     larger: ArchitectureConfig | None = None
     """The architecture of table 6, where the scale pre-trains its base."""
 
@@ -82,6 +91,9 @@ class ScaleConfig:
 
     sft: TrainConfig = MISSING
     """Table 7's tuning on the calibration data."""
+
+    router_sft: TrainConfig = MISSING
+    """The same of the routers alone, calibrate=router_sft."""
 
     sample: SampleBudgetConfig = field(default_factory=SampleBudgetConfig)
     """Calibration responses."""

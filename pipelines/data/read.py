@@ -108,7 +108,7 @@ def _hub_rows(source: DataSource) -> Iterator[Row]:
     """Rows of a hub dataset; streamed when a limit is set, so that a few thousand rows do not cost gigabytes."""
     from datasets import load_dataset
 
-    streaming = source.limit is not None
+    streaming = source.limit is not None and not source.whole
     try:
         dataset = load_dataset(source.path, source.name, split=source.split, streaming=streaming)
         if not streaming:

@@ -30,5 +30,8 @@ class DataSource:
     limit: int | None = None
     """Records taken after those, 1 or more (null: all). A hub dataset with a limit is streamed."""
 
+    whole: bool = False
+    """Whether a hub dataset is downloaded in spite of a limit: streaming shuffles it into another order."""
+
     shuffle_seed: int | None = None
     """Seed of the rows' order (null: the order of the file)."""

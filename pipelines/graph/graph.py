@@ -38,7 +38,8 @@ class Seconds:
     """Wall time, seconds."""
 
     source: str
-    """`measured` (like stages that were made), or `estimated` (from the stage's own account of its work)."""
+    """`measured` (like stages that were made), `rehearsed` (the stage's own account of its work at rates measured in a
+    rehearsal), or `estimated` (at typical rates)."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,10 @@ class Task:
     """How long it is expected to take."""
 
     disk_gb: float
-    """What it leaves and writes on the way, gigabytes."""
+    """What it leaves on disk, gigabytes."""
+
+    scratch_gb: float = 0.0
+    """What it has on disk beside that while it is made, mapped hidden states among it, gigabytes."""
 
     there: bool = False
     """Whether it was whole in the outputs folder when the graph was made."""

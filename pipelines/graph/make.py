@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.chain.cell import cell_of
-from pipelines.chain.preflight import check
+from pipelines.chain.preflight import check, lacking_disk
 from pipelines.chain.run import record_of, unmeasured
 from pipelines.config import Config
 from pipelines.console import duration
@@ -18,6 +18,8 @@ from pipelines.graph.progress import shown
 from pipelines.graph.schedule import simulate
 from pipelines.graph.unite import unite
 from pipelines.record import CellRecord
+from pipelines.rehearsal.page import print_rehearsal
+from pipelines.rehearsal.rates import note_rehearsal
 from pipelines.runner.make import Runner
 from pipelines.runner.resources import Resources
 
@@ -35,6 +37,9 @@ def make(configs: Sequence[Config], work: Path) -> "Making":
         work: folder for the engine's own files, the logs of stages among them.
 
     With `report` none is made: what is missing has as result what came of the last attempt at it.
+
+    Raises:
+        OSError: too little disk where outputs go.
     """
     if configs[0].report:
         whole = unite(configs, Resources())
@@ -42,6 +47,8 @@ def make(configs: Sequence[Config], work: Path) -> "Making":
     engine = open_engine(configs[0].engine)
     machine = engine.machine()
     whole = unite(configs, machine)
+    if full := lacking_disk(whole, machine):
+        raise OSError(full)
     failing = check(whole, machine)
     lost = {row for key in failing for row in whole.tasks[key].rows}
     for number in sorted(lost):
@@ -51,6 +58,8 @@ def make(configs: Sequence[Config], work: Path) -> "Making":
     _announce(graph, machine)
     with shown(graph, machine) as progress:
         results = engine.run(graph, work, progress)
+    if configs[0].rehearse and (rehearsal := note_rehearsal(whole, machine)) is not None:
+        print_rehearsal(rehearsal)
     return Making(whole, failing, results)
 
 

@@ -101,20 +101,32 @@ def simulate(
     seconds: Mapping[str, float] | None = None,
     running: Mapping[str, float] | None = None,
 ) -> float:
-    """Wall time, in seconds, that the missing tasks take on a machine.
+    """Wall time, in seconds, that the missing tasks take on a machine; arguments are those of `spans`."""
+    return max((end for _, end in spans(graph, machine, seconds, running).values()), default=0.0)
+
+
+def spans(
+    graph: Graph,
+    machine: Resources,
+    seconds: Mapping[str, float] | None = None,
+    running: Mapping[str, float] | None = None,
+) -> dict[str, tuple[float, float]]:
+    """When each missing task would start and end on a machine, in seconds from now.
 
     Args:
         graph: the tasks.
         machine: what they share.
-        seconds: key -> wall time, where that is not the task's own estimate (0: it is made).
+        seconds: key -> wall time, where that is not the task's own estimate (0: it is made, and left out).
         running: key -> seconds left, of tasks that run already.
     """
     known = {task.key: task.seconds.value for task in graph.missing} | dict(seconds or {})
     schedule = Schedule(graph, machine, known)
     ends: list[tuple[float, str]] = []
+    found: dict[str, tuple[float, float]] = {}
     for key, left in (running or {}).items():
         schedule.start(key)
         heapq.heappush(ends, (left, key))
+        found[key] = (0.0, left)
     for key in [key for key in schedule.left if known[key] == 0]:
         schedule.start(key)
         schedule.end(key)
@@ -122,6 +134,20 @@ def simulate(
     while not schedule.finished:
         while task := schedule.start_next():
             heapq.heappush(ends, (now + known[task.key], task.key))
+            found[task.key] = (now, now + known[task.key])
         now, key = heapq.heappop(ends)
         schedule.end(key)
-    return now
+    return found
+
+
+def peak_disk_gb(graph: Graph, machine: Resources) -> float:
+    """The most that missing tasks have on disk at once: what was left up to then, and what is at work."""
+    changes = []
+    for key, (start, end) in spans(graph, machine).items():
+        task = graph.tasks[key]
+        changes += [(start, 1, task.disk_gb + task.scratch_gb), (end, 0, -task.scratch_gb)]
+    most = held = 0.0
+    for _, _, change in sorted(changes):
+        held += change
+        most = max(most, held)
+    return most

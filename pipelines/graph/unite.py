@@ -1,5 +1,6 @@
 """Unites the chains of cells into one graph: each distinct stage once, with the rows that need it."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,11 +8,14 @@ from pipelines.chain.cell import cell_of
 from pipelines.chain.run import describe, excluded
 from pipelines.config import Config, ScaleConfig
 from pipelines.graph.graph import Graph, Row, Task
-from pipelines.graph.seconds import Clock
+from pipelines.graph.seconds import Clock, kind_of
+from pipelines.rehearsal.rates import StageRate, read_rehearsal
 from pipelines.runner.estimate import ModelSize
 from pipelines.runner.make import is_made
 from pipelines.runner.resources import Resources
 from pipelines.runner.stage import Node
+
+_WHOLE = ("pretrain", "finetune", "sft", "sample", "evaluate")  # stages that hold all layers of a model
 
 
 def unite(configs: Sequence[Config], machine: Resources) -> Graph:
@@ -41,7 +45,9 @@ def unite(configs: Sequence[Config], machine: Resources) -> Graph:
         for node in nodes:
             found.setdefault(node.key, (node, config.scale, []))[2].append(number)
         rows.append(Row(describe(config), config, tuple(node.key for node in nodes), left_out, error))
-    clock = Clock(outputs, machine)
+    rehearsal = read_rehearsal(outputs, configs[0].scale.name, machine)
+    rates = {one.kind: one for one in rehearsal.rates} if rehearsal else {}
+    clock = Clock(outputs, machine, rehearsed=rates)
     tasks = {key: _task(node, scale, tuple(needed), clock) for key, (node, scale, needed) in found.items()}
     return Graph(rows, tasks, outputs)
 
@@ -52,4 +58,21 @@ def _task(node: Node, scale: ScaleConfig, rows: tuple[int, ...], clock: Clock) -
     own = node.spec.resources(node, size) if node.spec.resources else Resources(memory_gb=need.memory_gb)
     resources = getattr(scale.resources, node.stage).over(own)
     there = is_made(node, clock.outputs)
-    return Task(node, rows, resources, clock.seconds(node, size, resources), need.disk_gb, there)
+    scratch = need.scratch_gb + resources.on(clock.machine).mapped_gb
+    if rate := clock.rehearsed.get(kind_of(node)):
+        resources = _corrected(resources, node.stage, rate)
+    return Task(node, rows, resources, clock.seconds(node, size, resources), need.disk_gb, scratch, there)
+
+
+def _corrected(resources: Resources, stage: str, rate: StageRate) -> Resources:
+    """Host memory by what a rehearsal held beyond its own account.
+
+    Of stages that hold whole models that grows with the model; of those that stream layers, whose width is the
+    rehearsal's too, it is the same.
+    """
+    beyond = rate.memory_gb - rate.planned_memory_gb
+    if beyond <= 0 or rate.planned_memory_gb <= 0:
+        return resources
+    if stage in _WHOLE:
+        beyond *= resources.anywhere_gb / rate.planned_memory_gb
+    return dataclasses.replace(resources, memory_gb=resources.memory_gb + beyond)

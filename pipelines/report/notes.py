@@ -9,6 +9,12 @@ from pipelines.report.registry import Sweep
 from pipelines.report.tables.rows import one_line
 from pipelines.report.tables.table import Table
 
+_TEXTS = {
+    "heldout": "held-out text that was not used for calibration",
+    "calibration": "the calibration text itself",
+    "sft": "validation text of the fine-tuning data",
+}
+
 
 def notes(sweep: Sweep, table: Table) -> list[str]:
     """On scale, problems, samples, intervals and text, and on rows without a gain and cells that were left out.
@@ -21,15 +27,19 @@ def notes(sweep: Sweep, table: Table) -> list[str]:
     if not table.paper and sweep.experiment not in ("cells", "world"):
         out.append(f"Measured at scale={sweep.scale}, which is not the paper's: compare rows with one another, not "
                    "with the paper's numbers.")  # fmt: skip
+    if any(cell.config.get("rehearse") for cell in sweep.cells):
+        out.append("A rehearsal: random weights of the true width, few layers, steps and problems. It shows that every "
+                   "stage runs, and what it takes (docs/scales.md); its scores and findings mean nothing.")  # fmt: skip
     seeds = seeds_of(sweep.cells)
     out += _pooled(seeds)
     out += _methods(sweep.cells)
+    out += _tuned(sweep.cells)
     out += _accuracy(sweep.cells, len(seeds) > 1)
     out += _grading(sweep.cells, bool(table.paper))
     if any("routing_kl" in row.values for row in table.rows):
-        out.append("Routing KL (nats) and mismatched decisions (%) are measured on held-out text that was not used for "
-                   "calibration, averaged over layers and domains. Time and memory are those of merging plus "
-                   "calibration.")  # fmt: skip
+        text = " and ".join(sorted({_TEXTS[str(cell.config.get("routing_text", "heldout"))] for cell in sweep.cells}))
+        out.append(f"Routing KL (nats) and mismatched decisions (%) are measured on {text}, averaged over layers and "
+                   "domains. Time and memory are those of merging plus calibration.")  # fmt: skip
     for row in table.rows:
         if row.status == "ok" and row.baseline and table.main in row.values and table.main not in row.gain:
             out.append(f"{row.name} has no gain: its baseline is missing or answered other problems.")
@@ -44,6 +54,12 @@ def _methods(cells: Sequence[CellRecord]) -> list[str]:
     used = {str((cell.config.get("merge") or {}).get("method")) for cell in cells}
     found = [one for name, one in methods().items() if name in used and one.reference]
     return [f"Merging methods: {', '.join(f'{one.label} ({one.reference})' for one in found)}."] if found else []
+
+
+def _tuned(cells: Sequence[CellRecord]) -> list[str]:
+    """Where settings were chosen, if they were."""
+    files = sorted({str(one) for one in (cell.config.get("tuned") for cell in cells) if one})
+    return [f"Settings were chosen on validation data by +experiment=grid ({', '.join(files)})."] if files else []
 
 
 def _grading(cells: Sequence[CellRecord], beside_paper: bool) -> list[str]:

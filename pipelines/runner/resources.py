@@ -3,6 +3,8 @@
 import dataclasses
 from dataclasses import dataclass
 
+from harc.memory import SHARE
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -26,6 +28,15 @@ class Resources:
     nodes: int = 1
     """Machines alike, each with all of the above: that the stage spans, or that there are."""
 
+    mappable_gb: float = 0.0
+    """Of memory_gb, what goes to memory-mapped files where a stage gets less memory than it could use."""
+
+    mapped_gb: float = 0.0
+    """Of what a stage takes of a machine: gigabytes in memory-mapped files beside its memory."""
+
+    passes: float = 0.0
+    """How often what is mapped is read or written."""
+
     @property
     def words(self) -> str:
         """In words: `2 cores, 1 GPU`, with `4 × ` before it for several nodes."""
@@ -33,14 +44,30 @@ class Resources:
         node = f"{cores}, {self.gpus} GPU{'s' * (self.gpus != 1)}" if self.gpus else cores
         return f"{self.nodes} × ({node})" if self.nodes > 1 else node
 
+    @property
+    def anywhere_gb(self) -> float:
+        """Memory of host and GPUs together, gigabytes."""
+        return self.memory_gb + self.gpus * self.gpu_memory_gb
+
     def on(self, machine: "Resources") -> "Resources":
-        """What the stage takes of a machine: all cores where nothing may run beside, host memory in place of GPUs."""
+        """What the stage takes of a machine: all cores where nothing may run beside, host memory in place of GPUs.
+
+        What goes beyond the share of the host's memory that one stage gets (harc.memory.SHARE) is mapped, if it can be.
+        """
         cores = machine.cores if self.exclusive else min(self.cores, machine.cores)
-        own = dataclasses.replace(self, cores=cores, nodes=min(self.nodes, machine.nodes))
-        if machine.gpus:
-            return dataclasses.replace(own, gpus=min(self.gpus, machine.gpus))
-        memory = self.memory_gb + self.gpus * self.gpu_memory_gb
-        return dataclasses.replace(own, gpus=0, memory_gb=memory, gpu_memory_gb=0.0)
+        taken = dataclasses.replace(
+            self, cores=cores, gpus=min(self.gpus, machine.gpus), nodes=min(self.nodes, machine.nodes)
+        )
+        if not machine.gpus:
+            memory = self.memory_gb + self.gpus * self.gpu_memory_gb
+            taken = dataclasses.replace(taken, memory_gb=memory, gpu_memory_gb=0.0)
+        mapped = min(taken.mappable_gb, max(0.0, taken.memory_gb - SHARE * machine.memory_gb))
+        return dataclasses.replace(
+            taken,
+            memory_gb=taken.memory_gb - mapped,
+            mappable_gb=taken.mappable_gb - mapped,
+            mapped_gb=taken.mapped_gb + mapped,
+        )
 
     def lacking(self, machine: "Resources") -> str | None:
         """What the machine has too little of for the stage, in words; None where it fits."""

@@ -42,6 +42,9 @@ class Stage:
     work: Callable[["Node", ModelSize], Work] | None = None
     """How much there is to compute, for an estimate of its time (None: next to nothing)."""
 
+    remedy: str = ""
+    """What makes it fit a machine that has too little memory for it, in words."""
+
     version: int = 1
     """Raised when the function's result changes for the same config."""
 

@@ -9,12 +9,13 @@ from omegaconf import MISSING
 
 from harc.calibration.settings import CalibrationSettings
 from pipelines.config.typed import fields_of, settings_of
-from pipelines.runner.estimate import Estimate, ModelSize, Work
-from pipelines.runner.resources import Resources, on_gpus
+from pipelines.runner.estimate import BYTES, Estimate, ModelSize, Work
+from pipelines.runner.resources import Resources
 from pipelines.runner.stage import Node, Stage
-from pipelines.stages.inputs import TOKENS, calibration_text, calibration_tokens, device, sources_of
+from pipelines.stages.inputs import calibration_text, calibration_tokens, device, sources_of, streaming
 
-SAMPLES = 7_000  # the paper's calibration samples per domain
+PASSES = 12  # of a layer over its hidden states: four to forward them, about eight to solve
+FEWER_TOKENS = "fewer tokens (calibration_data.fraction, scale.sample.target) or a GPU for the layers make it fit"
 
 
 @dataclass
@@ -22,7 +23,7 @@ class CalibrateConfig:
     """A calibration of the merged routers; `none` leaves them as merged."""
 
     method: str = MISSING
-    """harc, repair or none."""
+    """harc, repair, router_sft or none."""
 
 
 @dataclass
@@ -32,12 +33,18 @@ class HarcConfig(fields_of(CalibrationSettings, CalibrateConfig)):  # type: igno
     method: str = "harc"
     """harc."""
 
+    dtype: str | None = None
+    """What the merged model computes in, each router being passed on to the next layer as solved: float32 is the
+    authors' way (null: the scale's, and routers passed on as they are written)."""
+
     memory_budget_gb: float | None = None
-    """Gigabytes of host memory for hidden states; what does not fit is memory-mapped (null: no limit)."""
+    """Gigabytes of host memory; hidden states beyond are memory-mapped (null: 80 % of what is available)."""
 
     def __post_init__(self) -> None:
         """Refuses values out of range when the configuration is composed."""
         self.settings()
+        if self.dtype not in (None, *BYTES):
+            raise ValueError(f"calibrate.dtype={self.dtype}: expected one of {', '.join(BYTES)}, or null")
 
     def settings(self) -> CalibrationSettings:
         """What harc.calibrate takes."""
@@ -99,8 +106,9 @@ def calibrate(config: CalibrateStageConfig, inputs: dict[str, Path], out: Path) 
         list(sources.values()),
         list(data.values()),
         out=out,
-        dtype=getattr(torch, config.dtype),
+        dtype=getattr(torch, config.harc.dtype or config.dtype),
         device=device(),
+        rounded=config.harc.dtype is None,
         resume=out.with_name(f"{out.name}.layers"),
         memory_budget_gb=config.harc.memory_budget_gb,
         settings=config.harc.settings(),
@@ -109,22 +117,22 @@ def calibrate(config: CalibrateStageConfig, inputs: dict[str, Path], out: Path) 
 
 
 def needs(node: Node, model: ModelSize) -> Estimate:
-    """One model and the hidden states of all tokens in memory, twice, and the sources' if they run beside it."""
-    tokens = len(node.config.sources) * SAMPLES * TOKENS
-    hidden = model.hidden_states(tokens) if model.dtype != "float32" else 0.1
-    copies = 3 if node.config.harc.target == "source_inputs" else 2
-    return Estimate(model.model + copies * hidden, model.routers)
+    """A layer, and the hidden states of all tokens, in memory; on disk a model, since every shard has routers in it."""
+    return Estimate(resources(node, model).anywhere_gb, model.model)
 
 
 def resources(node: Node, model: ModelSize) -> Resources:
-    """A GPU for the models; the hidden states stay on the host."""
-    return on_gpus(1, needs(node, model).memory_gb - model.model, model.model)
+    """A GPU for a layer; hidden states and router inputs of all tokens stay on the host, the sources' if they run."""
+    copies = 4 if node.config.harc.target == "source_inputs" else 2
+    states = copies * model.hidden_states(calibration_tokens(node, model))
+    wider = BYTES[node.config.harc.dtype or model.dtype] / BYTES[model.dtype]
+    return streaming(model, wider * states, wider, passes=PASSES)
 
 
 def work(node: Node, model: ModelSize) -> Work:
     """The text through the merged model and its sources, and about as much again for the fits."""
     passes = 1 + 1 / len(node.config.sources)
-    return Work(flops=2 * passes * model.forward(calibration_tokens(node)), gigabytes=2 * model.model)
+    return Work(flops=2 * passes * model.forward(calibration_tokens(node, model)), gigabytes=2 * model.model)
 
 
-SPEC = Stage("calibrate", CalibrateStageConfig, calibrate, needs, resources, work)
+SPEC = Stage("calibrate", CalibrateStageConfig, calibrate, needs, resources, work, remedy=FEWER_TOKENS)

@@ -9,9 +9,9 @@ from typing import Any
 from pipelines.data import load_records
 from pipelines.data.source import DataSource
 from pipelines.runner.estimate import SMALL_GB, Estimate, ModelSize, Work
-from pipelines.runner.resources import Resources, on_gpus
+from pipelines.runner.resources import Resources
 from pipelines.runner.stage import Node, Stage
-from pipelines.stages.inputs import RECORDS, about_tokens, calibration_text, device, sources_of
+from pipelines.stages.inputs import RECORDS, calibration_text, calibration_tokens, device, sources_of, streaming
 
 
 @dataclass
@@ -31,6 +31,7 @@ class DiagnoseConfig:
     """That models are run in: float32, bfloat16 or float16."""
 
 
+SHORTER_TEXT = "a GPU for the layers, or less held-out text (scale.domains.<domain>.heldout.limit), makes it fit"
 ROUTING = ("kl", "mismatch", "shift", "overlap")
 MEANS = (*ROUTING, *(f"{name}_same" for name in ROUTING), "loss", "source_loss", "output_kl")
 
@@ -84,19 +85,26 @@ def _mean(by_domain: dict[str, list[float] | float]) -> float:
 
 
 def needs(node: Node, model: ModelSize) -> Estimate:
-    """The model and a source at a time."""
-    return Estimate(2 * model.model, SMALL_GB)
+    """A layer, and the hidden states of a domain's text in two models."""
+    return Estimate(resources(node, model).anywhere_gb, SMALL_GB)
 
 
 def resources(node: Node, model: ModelSize) -> Resources:
-    """A GPU with the model and a source."""
-    return on_gpus(1, model.model, model.model)
+    """A GPU for a layer; hidden states and router inputs of the model and of a source stay on the host."""
+    domains = len(node.config.sources)
+    return streaming(model, 4 * model.hidden_states(_tokens(node, model) / domains), 1, passes=6)
+
+
+def _tokens(node: Node, model: ModelSize) -> float:
+    """Of the text of all domains, about."""
+    if not node.config.heldout:
+        return calibration_tokens(node, model)
+    return sum(text.limit or RECORDS for text in node.config.heldout.values()) * model.record(node.config.max_length)
 
 
 def work(node: Node, model: ModelSize) -> Work:
     """Each domain's text through the model and its source, and routers once more on the same inputs."""
-    tokens = len(node.config.sources) * RECORDS * about_tokens(node.config.max_length)
-    return Work(flops=4 * model.forward(tokens), gigabytes=2 * model.model)
+    return Work(flops=4 * model.forward(_tokens(node, model)), gigabytes=2 * model.model)
 
 
-SPEC = Stage("diagnose", DiagnoseConfig, diagnose, needs, resources, work, version=2)
+SPEC = Stage("diagnose", DiagnoseConfig, diagnose, needs, resources, work, version=2, remedy=SHORTER_TEXT)

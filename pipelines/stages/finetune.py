@@ -7,11 +7,13 @@ from typing import Any
 from omegaconf import MISSING
 
 from pipelines.data.source import DataSource
-from pipelines.runner.estimate import Estimate, ModelSize, Work
+from pipelines.runner.estimate import LOADED_GB, Estimate, ModelSize, Work
 from pipelines.runner.resources import Resources
 from pipelines.runner.stage import Node, Stage
-from pipelines.stages.inputs import trained_tokens, training
+from pipelines.stages.inputs import MORE_GPUS, trained_tokens, training
 from pipelines.training.settings import LaunchConfig, TrainConfig
+
+OWN_SOURCES = f"{MORE_GPUS}, or name a tuned model of your own: scale.domains.<domain>.checkpoint"
 
 
 @dataclass
@@ -41,8 +43,8 @@ def finetune(
 
 
 def needs(node: Node, model: ModelSize) -> Estimate:
-    """The training state in memory; on disk the model, and the checkpoints that a killed run resumes from."""
-    return Estimate(model.training, model.model + model.training_checkpoints)
+    """The training state and activations in memory; on disk the model, and what a killed run resumes from."""
+    return Estimate(LOADED_GB + 1.1 * model.training, model.model, model.training_checkpoints)
 
 
 def resources(node: Node, model: ModelSize) -> Resources:
@@ -53,8 +55,9 @@ def resources(node: Node, model: ModelSize) -> Resources:
 def work(node: Node, model: ModelSize) -> Work:
     """All steps, forward and backward."""
     return Work(
-        flops=3 * model.forward(trained_tokens(node.config.train, model.size.train_tokens)), gigabytes=model.model
+        flops=3 * model.forward(trained_tokens(node.config.train, model.size.train_tokens, model)),
+        gigabytes=model.model,
     )
 
 
-SPEC = Stage("finetune", FinetuneConfig, finetune, needs, resources, work, resumable=True)
+SPEC = Stage("finetune", FinetuneConfig, finetune, needs, resources, work, resumable=True, remedy=OWN_SOURCES)

@@ -6,9 +6,10 @@ import dataclasses
 import random
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.data.calibration import calibration_records
+from pipelines.runner.estimate import LOADED_GB
 from pipelines.runner.resources import Resources, on_gpus
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from pipelines.training.settings import TrainConfig
 
 RECORDS = 500  # calibration records of a domain, where the scale names no target
-TOKENS = 512  # about what a conversation of the paper's data holds
+MORE_GPUS = "give it GPUs that share weights and optimizer (launch.processes=8 launch.accelerate=fsdp)"
+A_GPU = "give it a GPU with that much memory, or share the model between several (scale.engine.tensor_parallel_size)"
+ENGINE_GB = 1.5  # a process that has opened vLLM, without weights and cache
+STATES = 1.2  # what streaming a model's layers over hidden states holds beside these and a layer (docs/performance.md)
 
 
 def model(inputs: dict[str, Path], name: str, given: str | None) -> Path | str:
@@ -48,28 +52,47 @@ def calibration_text(
     text = {}
     for name, source in sources.items():
         tokenizer = load_tokenizer(source)
-        records = calibration_records(inputs[f"data_{name}"])
-        if fraction < 1:
-            random.Random(f"{seed}|{name}").shuffle(records)
-            records = records[: max(1, round(fraction * len(records)))]
+        records = chosen_records(inputs[f"data_{name}"], name, fraction, seed)
         text[name] = encode(tokenizer, records, max_length)
     return text
 
 
-def calibration_tokens(node: Node) -> float:
+def chosen_records(sampled: Path, domain: str, fraction: float, seed: int) -> list[dict[str, Any]]:
+    """A domain's calibration records, or a fraction of them drawn by the seed; a larger one holds a smaller."""
+    records = calibration_records(sampled)
+    if fraction < 1:
+        random.Random(f"{seed}|{domain}").shuffle(records)
+        records = records[: max(1, round(fraction * len(records)))]
+    return records
+
+
+def asked_records(node: Node) -> float:
+    """How many calibration records of all domains a node reads, about: for estimates."""
+    return sum(up.config.target or RECORDS for name, up in node.inputs.items() if name.startswith("data_"))
+
+
+def calibration_tokens(node: Node, size: ModelSize) -> float:
     """About how many tokens the calibration text of all domains has that a node reads: for estimates."""
-    records = [up.config.target or RECORDS for name, up in node.inputs.items() if name.startswith("data_")]
-    return sum(records) * about_tokens(node.config.max_length)
+    return asked_records(node) * getattr(node.config, "fraction", 1.0) * size.record(node.config.max_length)
 
 
-def about_tokens(max_length: int | None) -> float:
-    """About how many tokens a conversation has: for estimates."""
-    return min(TOKENS, 0.3 * (max_length or TOKENS))
+def streaming(size: ModelSize, states_gb: float, layers: float, passes: float) -> Resources:
+    """What a stage needs that takes hidden states through models layer by layer.
+
+    Args:
+        size: of the models.
+        states_gb: hidden states that are held on the host, in memory-mapped files where there is too little memory.
+        layers: of how many models are in memory at once, in the dtype of the checkpoint.
+        passes: how often a layer reads or writes each hidden state.
+    """
+    weights = STATES * max(layers * size.layer, size.outer)
+    host = LOADED_GB + STATES * states_gb
+    return dataclasses.replace(on_gpus(1, host, weights), mappable_gb=states_gb, passes=passes * size.size.layers)
 
 
 def generating(engine: EngineConfig, size: ModelSize) -> Resources:
     """What an engine needs: the weights and its cache, on the GPUs that share a model."""
-    return on_gpus(engine.tensor_parallel_size, 0.3 * size.model, size.model)
+    return on_gpus(engine.tensor_parallel_size, ENGINE_GB + 0.3 * size.model, size.model + engine.kv_cache_gb)
 
 
 def training(node: Node, memory_gb: float, size: ModelSize) -> Resources:
@@ -81,16 +104,17 @@ def training(node: Node, memory_gb: float, size: ModelSize) -> Resources:
     return dataclasses.replace(own, nodes=launch.nodes)
 
 
-def trained_tokens(train: TrainConfig, one_pass: float) -> float:
+def trained_tokens(train: TrainConfig, one_pass: float, size: ModelSize) -> float:
     """About how many tokens a training reads, padding left aside.
 
     Args:
         train: its settings.
         one_pass: tokens of its data.
+        size: of the model.
     """
     if train.steps is None:
         return one_pass * (train.epochs or 0)
-    length = train.max_length if train.packing else about_tokens(train.max_length)
+    length = train.max_length if train.packing else size.record(train.max_length)
     return train.steps * train.batch_size * length
 
 

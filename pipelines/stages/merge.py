@@ -1,5 +1,6 @@
 """The merge stage: a call of harc.merge."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -7,10 +8,14 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from pipelines.runner.estimate import Estimate, ModelSize, Work
+from harc.merging.registry import find_method
+from pipelines.runner.estimate import BYTES, LOADED_GB, Estimate, ModelSize, Work
 from pipelines.runner.resources import Resources, on_gpus
 from pipelines.runner.stage import Node, Stage
-from pipelines.stages.inputs import calibration_text, calibration_tokens, sources_of
+from pipelines.stages.inputs import RECORDS, asked_records, calibration_text, calibration_tokens, sources_of
+
+BATCH_NUMBERS = 1 / 60  # billions of each model's weights that methods on whole matrices take at once
+REMEDY = "a GPU to merge on, or a method that reads no text, makes it fit"
 
 
 @dataclass
@@ -63,21 +68,44 @@ def merge(config: MergeStageConfig, inputs: dict[str, Path], out: Path) -> dict[
 
 
 def needs(node: Node, model: ModelSize) -> Estimate:
-    """A few tensors, and two models where the method reads text; the model on disk."""
-    reads_text = any(name.startswith("data_") for name in node.inputs)
-    return Estimate((2 * model.model if reads_text else 0) + 4 * model.layer, model.model)
+    """A few tensors, or a layer and its sums where the method reads text; the model on disk, and what it scratches."""
+    scratch = find_method(node.config.method).scratch_bytes * len(node.config.sources) * model.size.parameters / 1e9
+    return Estimate(resources(node, model).anywhere_gb, model.model, scratch)
 
 
 def resources(node: Node, model: ModelSize) -> Resources:
-    """A GPU for the tensors of a layer, and for the models that read text."""
-    return on_gpus(1, 4 * model.layer, needs(node, model).memory_gb - 4 * model.layer + model.layer)
+    """A GPU for the tensors at work, or for a layer and its sums (harc/merging/memory.py)."""
+    width, sources = BYTES[model.dtype], len(node.config.sources)
+    method = find_method(node.config.method)
+    if method.kind == "data":  # those that keep sums on disk go through the text batch by batch, without states of all
+        tokens = 0.0 if method.scratch_bytes else calibration_tokens(node, model)
+        states = model.hidden_states(tokens) * 4 / width  # in float32 on a CPU
+        at_work = (sources * model.outer + 2 * model.layer) * 4 / width + 3 * model.grams
+        need = on_gpus(1, LOADED_GB + states, at_work)
+        return dataclasses.replace(need, mappable_gb=states, passes=2.0 * model.size.layers)
+    most = max(model.outer / 2 / width, BATCH_NUMBERS) if model.model > BATCH_NUMBERS else model.model / width
+    return on_gpus(1, LOADED_GB + 2 * (1 + sources) * most * width, 4 * (4 + sources) * most)
 
 
 def work(node: Node, model: ModelSize) -> Work:
-    """Every model read and one written; the text, forward and backward, where the method reads it."""
-    return Work(
-        flops=3 * model.forward(calibration_tokens(node)), gigabytes=(2 + len(node.config.sources)) * model.model
-    )
+    """Every model read twice and one written; the text forward and backward, and what a method does whatever the text.
+
+    That is: of steps on whole matrices (WUDI) each a product, and about five before; of sums on disk (Fisher) reading
+    and writing them for every batch; of Gram matrices (RegMean) the products and the solve of every expert.
+    """
+    method, settings, size = find_method(node.config.method), node.config.settings, model.size
+    sources = len(node.config.sources)
+    flops = 3 * model.forward(calibration_tokens(node, model))
+    gigabytes = (2 * (1 + sources) + 1) * model.model
+    if "steps" in settings:
+        flops += 2 * size.parameters * size.hidden * (settings["steps"] + 5)
+    if method.scratch_bytes:
+        batches = max(1.0, asked_records(node) / sources / settings.get("batch_size", RECORDS))
+        gigabytes += 2 * batches * sources * method.scratch_bytes * size.parameters / 1e9
+    elif method.kind == "data":
+        h, w = float(size.hidden), float(size.expert_width)
+        flops += size.layers * size.experts * ((1 + sources) * (4 * w * h**2 + 2 * h * w**2) + (h**3 + w**3) / 3)
+    return Work(flops=flops, gigabytes=gigabytes)
 
 
-SPEC = Stage("merge", MergeStageConfig, merge, needs, resources, work)
+SPEC = Stage("merge", MergeStageConfig, merge, needs, resources, work, remedy=REMEDY)

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from pipelines.data.source import DataSource
-from pipelines.runner.estimate import Estimate, ModelSize, Work
+from pipelines.runner.estimate import LOADED_GB, Estimate, ModelSize, Work
 from pipelines.runner.resources import Resources
 from pipelines.runner.stage import Node, Stage
 from pipelines.stages.inputs import trained_tokens, training
@@ -56,8 +56,8 @@ def pretrain(
 
 
 def needs(node: Node, model: ModelSize) -> Estimate:
-    """The training state in memory, the model on disk."""
-    return Estimate(model.training, model.model)
+    """The training state and activations in memory; on disk the model, and checkpoints on the way."""
+    return Estimate(LOADED_GB + 1.1 * model.training, model.model, model.training_checkpoints)
 
 
 def resources(node: Node, model: ModelSize) -> Resources:
@@ -67,7 +67,9 @@ def resources(node: Node, model: ModelSize) -> Resources:
 
 def work(node: Node, model: ModelSize) -> Work:
     """All steps, forward and backward."""
-    return Work(flops=3 * model.forward(trained_tokens(node.config, model.size.train_tokens)), gigabytes=model.model)
+    return Work(
+        flops=3 * model.forward(trained_tokens(node.config, model.size.train_tokens, model)), gigabytes=model.model
+    )
 
 
 SPEC = Stage("pretrain", PretrainConfig, pretrain, needs, resources, work, resumable=True)

@@ -7,10 +7,10 @@ from typing import Any
 from harc.repairing.settings import PARTS, RepairSettings
 from pipelines.config.typed import fields_of, settings_of
 from pipelines.runner.estimate import Estimate, ModelSize, Work
-from pipelines.runner.resources import Resources, on_gpus
+from pipelines.runner.resources import Resources
 from pipelines.runner.stage import Node, Stage
-from pipelines.stages.calibrate import SAMPLES, TOKENS, CalibrateConfig, TextAndSources
-from pipelines.stages.inputs import calibration_text, calibration_tokens, device, sources_of
+from pipelines.stages.calibrate import FEWER_TOKENS, CalibrateConfig, TextAndSources
+from pipelines.stages.inputs import calibration_text, calibration_tokens, device, sources_of, streaming
 
 
 @dataclass
@@ -24,7 +24,7 @@ class RepairConfig(fields_of(RepairSettings, CalibrateConfig)):  # type: ignore[
     """Some of router, experts and attention."""
 
     memory_budget_gb: float | None = None
-    """Gigabytes of host memory for hidden states; what does not fit is memory-mapped (null: no limit)."""
+    """Gigabytes of host memory; hidden states beyond are memory-mapped (null: 80 % of what is available)."""
 
     def __post_init__(self) -> None:
         """Refuses values out of range when the configuration is composed."""
@@ -72,20 +72,18 @@ def repair(config: RepairStageConfig, inputs: dict[str, Path], out: Path) -> dic
 
 def needs(node: Node, model: ModelSize) -> Estimate:
     """A layer of every model and four hidden states of each token in memory; two models on disk, one for a while."""
-    domains = len(node.config.sources)
-    hidden = model.hidden_states(domains * SAMPLES * TOKENS) if model.dtype != "float32" else 0.1
-    return Estimate((1 + domains) * model.layer + 4 * hidden, 2 * model.model)
+    return Estimate(resources(node, model).anywhere_gb, model.model, model.model)
 
 
 def resources(node: Node, model: ModelSize) -> Resources:
-    """A GPU for the layers; the hidden states stay on the host."""
-    layers = (1 + len(node.config.sources)) * model.layer
-    return on_gpus(1, needs(node, model).memory_gb - layers, layers)
+    """A GPU for a layer of every model; the hidden states stay on the host."""
+    states = 4 * model.hidden_states(calibration_tokens(node, model))
+    return streaming(model, states, 1 + len(node.config.sources), passes=8)
 
 
 def work(node: Node, model: ModelSize) -> Work:
     """The text through every layer, and about four times as much again for the fits of whole blocks."""
-    return Work(flops=8 * model.forward(calibration_tokens(node)), gigabytes=3 * model.model)
+    return Work(flops=8 * model.forward(calibration_tokens(node, model)), gigabytes=3 * model.model)
 
 
-SPEC = Stage("repair", RepairStageConfig, repair, needs, resources, work)
+SPEC = Stage("repair", RepairStageConfig, repair, needs, resources, work, remedy=FEWER_TOKENS)

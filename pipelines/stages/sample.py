@@ -8,6 +8,7 @@ what is drawn, so that sets of different compositions and domains have one size.
 import json
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from pipelines.data.source import DataSource
 from pipelines.runner.estimate import SMALL_GB, Estimate, ModelSize, Work
 from pipelines.runner.resources import Resources
 from pipelines.runner.stage import Node, Stage
-from pipelines.stages.inputs import RECORDS, generating, model, require_engine
+from pipelines.stages.inputs import A_GPU, RECORDS, generating, model, require_engine
 
 Record = dict[str, Any]
 Ask = Callable[[list[Record]], Sequence[tuple[Record, str | None, bool]]]
@@ -88,7 +89,8 @@ def sample(config: SampleConfig, inputs: dict[str, Path], out: Path) -> dict[str
         out: the stage's directory.
 
     Returns:
-        kept; of, the prompts drawn up to the last that was kept; share; and both counts by task.
+        kept; of, the prompts drawn up to the last that was kept; share; both counts by task; work_seconds, with an
+        open engine.
 
     Raises:
         ValueError: an unknown composition, or fewer than `config.min_kept` records left.
@@ -97,7 +99,9 @@ def sample(config: SampleConfig, inputs: dict[str, Path], out: Path) -> dict[str
         raise ValueError(f"unknown composition '{config.composition}'; valid: {', '.join(sorted(COMPOSITIONS))}")
     records = draw_records(config.data, inputs.get("world"))
     with _asking(config, inputs) as ask:
+        began = time.perf_counter()
         kept, rejected = _draw(records, ask, COMPOSITIONS[config.composition], config.target)
+        seconds = time.perf_counter() - began
     _write(out / f"{config.composition}.jsonl", kept)
     _write(out / "rejected.jsonl", rejected)
     drawn = len(kept) + len(rejected)
@@ -116,7 +120,7 @@ def sample(config: SampleConfig, inputs: dict[str, Path], out: Path) -> dict[str
         )  # fmt: skip
     tasks = sorted({str(record["task"]) for record in [*kept, *rejected]})
     by_task = {task: {"kept": _count(kept, task), "of": _count([*kept, *rejected], task)} for task in tasks}
-    return {"kept": len(kept), "of": drawn, "share": share, "tasks": by_task}
+    return {"kept": len(kept), "of": drawn, "share": share, "tasks": by_task, "work_seconds": seconds}
 
 
 def _count(records: list[Record], task: str) -> int:
@@ -208,7 +212,7 @@ def _asking(config: SampleConfig, inputs: dict[str, Path]) -> Iterator[Ask]:
 
 def needs(node: Node, size: ModelSize) -> Estimate:
     """The engine holds the weights and its cache."""
-    return Estimate(size.model * 1.3, SMALL_GB)
+    return Estimate(resources(node, size).anywhere_gb, SMALL_GB)
 
 
 def check(node: Node) -> None:
@@ -223,11 +227,11 @@ def resources(node: Node, size: ModelSize) -> Resources:
 
 
 def work(node: Node, size: ModelSize) -> Work:
-    """A response to each prompt, half as long as it may be; twice as many prompts as are kept."""
+    """A response to each prompt; twice as many prompts as are kept where only correct ones are."""
     if node.config.composition not in GENERATED:
         return Work(seconds=10)
-    prompts = 2 * node.config.target if node.config.target else RECORDS
-    return Work(generated=size.forward(prompts * node.config.max_new_tokens / 2), gigabytes=size.model)
+    prompts = (1 + (node.config.composition == "srccrt")) * (node.config.target or RECORDS / 2)
+    return Work(generated=size.forward(prompts * size.answer(node.config.max_new_tokens)), gigabytes=size.model)
 
 
-SPEC = Stage("sample", SampleConfig, sample, needs, resources, work, version=2, preflight=check)
+SPEC = Stage("sample", SampleConfig, sample, needs, resources, work, version=2, preflight=check, remedy=A_GPU)

@@ -10,7 +10,7 @@ from pipelines.runner.estimate import ModelSize, Work
 from pipelines.runner.resources import Resources
 from pipelines.runner.stage import Node, Stage
 from pipelines.stages.finetune import needs
-from pipelines.stages.inputs import RECORDS, about_tokens, trained_tokens, training
+from pipelines.stages.inputs import MORE_GPUS, RECORDS, trained_tokens, training
 from pipelines.training.settings import LaunchConfig, TrainConfig
 
 
@@ -40,8 +40,8 @@ def resources(node: Node, model: ModelSize) -> Resources:
 def work(node: Node, model: ModelSize) -> Work:
     """All steps, forward and backward."""
     tokens = sum(up.config.target or RECORDS for name, up in node.inputs.items() if name.startswith("data_"))
-    tokens *= about_tokens(node.config.train.max_length)
-    return Work(flops=3 * model.forward(trained_tokens(node.config.train, tokens)), gigabytes=model.model)
+    tokens *= model.record(node.config.train.max_length)
+    return Work(flops=3 * model.forward(trained_tokens(node.config.train, tokens, model)), gigabytes=model.model)
 
 
-SPEC = Stage("sft", SftConfig, sft, needs, resources, work, resumable=True)
+SPEC = Stage("sft", SftConfig, sft, needs, resources, work, resumable=True, remedy=MORE_GPUS)

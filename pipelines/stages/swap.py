@@ -29,8 +29,8 @@ def swap(config: SwapConfig, inputs: dict[str, Path], out: Path) -> dict[str, An
 
 
 def needs(node: Node, size: ModelSize) -> Estimate:
-    """A layer in memory, the routers on disk; what does not change is linked."""
-    return Estimate(size.layer, size.routers)
+    """A layer in memory; on disk a model, since every shard has routers in it."""
+    return Estimate(size.layer, size.model)
 
 
 SPEC = Stage("swap", SwapConfig, swap, needs)

@@ -47,7 +47,7 @@ def report_sweep(config: DictConfig) -> bool:
 
     experiment = cast(ExperimentConfig, OmegaConf.to_object(config.experiment))
     tracker = cast(TrackerConfig, OmegaConf.to_object(config.tracker))
-    scale, whole = config.scale.name, True
+    scale, whole = records[0].scale if config.rehearse else config.scale.name, True
     seeds = sorted({record.seed or 0 for record in records})
     reports = [(build_report, [one for one in records if (one.seed or 0) == seed]) for seed in seeds]
     reports += [(build_pooled_report, records)] * (len(seeds) > 1)

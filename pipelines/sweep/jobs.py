@@ -14,6 +14,7 @@ from pipelines.chain.run import refused
 from pipelines.config import Config
 from pipelines.config.keys import refuse_unknown_keys
 from pipelines.config.plugins import load_modules
+from pipelines.rehearsal.config import rehearsed
 from pipelines.sweep.combinations import cell_overrides, expand
 from pipelines.sweep.tuned import apply_tuned
 
@@ -59,7 +60,7 @@ def typed(composed: DictConfig, overrides: Sequence[str], cell: Sequence[str] = 
         raise ValueError(f"seeds={config.seeds}: expected a sweep (-m, or an experiment), and none over seed beside it")
     if reason := refused(config):
         raise ValueError(reason)
-    return apply_tuned(config)
+    return rehearsed(apply_tuned(config, [*overrides, *own]))
 
 
 def refusal(master: DictConfig) -> str | None:

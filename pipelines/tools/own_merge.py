@@ -10,7 +10,9 @@ import logging
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
+import torch
 from transformers import AutoConfig
 
 import harc
@@ -57,6 +59,8 @@ def calibrate_own(config: Config) -> Path:
     partial.mkdir(parents=True)
     try:
         change = harc.repair if isinstance(chosen, RepairConfig) else harc.calibrate
+        dtype: str | None = getattr(chosen, "dtype", None)
+        own: dict[str, Any] = {"dtype": getattr(torch, dtype), "rounded": False} if dtype else {}
         report = change(
             merged,
             sources,
@@ -66,6 +70,7 @@ def calibrate_own(config: Config) -> Path:
             device=device(),
             memory_budget_gb=chosen.memory_budget_gb,
             resume=out.with_name(f".{out.name}.layers"),
+            **own,
         )
         before, after = (
             harc.diagnose(model, sources, held, device=device()).to_dict() for model in (merged, str(partial))

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
+from harc.memory import installed_memory_gb
 from pipelines.config.engine import LocalEngineConfig, StageEngineConfig
 from pipelines.engines.books import ATTEMPTS, Books
 from pipelines.engines.local.process import Worker
@@ -164,7 +163,7 @@ def own_machine(config: StageEngineConfig) -> Resources:
     return Resources(
         config.cores or len(own_cores()),
         gpus,
-        config.memory_gb or psutil.virtual_memory().total / 1e9,
+        config.memory_gb or installed_memory_gb(),
         config.gpu_memory_gb or (gpu_memory_gb() if gpus else 0.0),
     )
 

@@ -160,6 +160,28 @@ def test_bfloat16_checkpoint_keeps_its_dtype(tmp_path) -> None:
     assert all(layer.kl_after < layer.kl_before for layer in report.layers)
 
 
+def test_a_router_is_passed_on_as_written_or_as_solved(tmp_path) -> None:
+    paths, data = family("olmoe", tmp_path, dtype=torch.bfloat16), [text(seed=0), text(seed=1)]
+    expected: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+    for rounded, weights in expected.items():
+        harc.calibrate(
+            paths[0], paths[1:], data, out=tmp_path / f"{rounded}", tol=1e-9, dtype=torch.float64, rounded=rounded,
+            progress=False,
+        )  # fmt: skip
+        model = whole(paths[0])
+        for router in harc.find_routers(model).values():
+            features = [router_inputs(model, router, sequences) for sequences in data]
+            targets = [open_checkpoint(path).read(router.checkpoint_key).double() for path in paths[1:]]
+            solution = harc.solve_router(features, targets, init=router.weight.data, tol=1e-9)
+            weights.append(solution.weight.bfloat16())
+            router.weight.data = weights[-1].double() if rounded else solution.weight.double()
+        written = open_checkpoint(tmp_path / f"{rounded}")
+        for router, weight in zip(harc.find_routers(model).values(), weights, strict=True):
+            assert (written.read(router.checkpoint_key) == weight).float().mean() > 0.999
+    assert torch.equal(expected[True][0], expected[False][0])
+    assert not torch.equal(expected[True][-1], expected[False][-1])
+
+
 def test_a_memory_budget_gives_the_same_routers(tmp_path, monkeypatch) -> None:
     paths, data = family("olmoe", tmp_path), [text(seed=0), text(seed=1)]
     with pytest.raises(ValueError, match=r"memory_budget_gb is 1e-07: .* for one layer's weights") as refused:

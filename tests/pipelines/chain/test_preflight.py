@@ -11,6 +11,7 @@ from eval.data import DataError
 from pipelines.chain.preflight import check
 from pipelines.config import schema
 from pipelines.graph.graph import Graph
+from pipelines.graph.seconds import Clock, Rates
 from pipelines.graph.unite import unite
 from pipelines.places import CONF
 from pipelines.runner.resources import Resources
@@ -55,3 +56,15 @@ def test_a_stage_that_the_machine_has_too_little_memory_for_is_named_with_what_i
     failing = check(graph, Resources(cores=1, memory_gb=0.01))
     assert {graph.tasks[key].stage for key in failing} >= {"pretrain", "finetune"}
     assert all("this machine has 0 GB" in str(error) for error in failing.values())
+    (tuning,) = [str(error) for key, error in failing.items() if graph.tasks[key].stage == "finetune"]
+    assert "launch.processes=8" in tuning and "scale.domains.<domain>.checkpoint" in tuning
+
+
+def test_hidden_states_beyond_a_stages_share_of_the_memory_are_mapped_and_cost_time(tmp_path):
+    stage = Resources(memory_gb=50, mappable_gb=45, passes=10)
+    roomy, tight = stage.on(Resources(memory_gb=100)), stage.on(Resources(memory_gb=20))
+    assert (roomy.memory_gb, roomy.mapped_gb) == (50, 0)
+    assert (tight.memory_gb, tight.mapped_gb) == (16, 34) and tight.on(Resources(memory_gb=20)) == tight
+    clock = Clock(tmp_path, Resources(), core=Rates(flops=1, generated=1, gigabytes=0.5, start=0))
+    assert (clock.mapping(roomy), clock.mapping(tight)) == (0, 34 * 10 / 0.5)
+    assert "needs about 5 GB" in stage.lacking(Resources(memory_gb=4))  # what cannot be mapped

@@ -22,6 +22,6 @@ def graph_of(
     for name, (seconds, needs) in tasks.items():
         nodes[name] = node(TraceConfig(text=name), name, **{need: nodes[need] for need in needs})
         takes = (resources or {}).get(name, ONE_CORE)
-        task = Task(nodes[name], (0,), takes, Seconds(seconds, "estimated"), 1.0, name in there)
+        task = Task(nodes[name], (0,), takes, Seconds(seconds, "estimated"), 1.0, there=name in there)
         made[task.key] = task
     return Graph([], made), {name: one.key for name, one in nodes.items()}

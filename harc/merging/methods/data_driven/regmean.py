@@ -61,7 +61,7 @@ def merge_by_regmean(job: DataMerge, settings: RegmeanSettings) -> None:
     tokens = [sum(map(len, data)) for data in job.data]
     with torch.inference_mode():
         hidden = [
-            [model.embed(ids.to(job.device), mask.to(job.device)).cpu() for _, ids, mask in part]
+            [job.kept(model.embed(ids.to(job.device), mask.to(job.device))) for _, ids, mask in part]
             for model, part in zip(models, batches, strict=True)
         ]
         for index in range(models[0].layers):
@@ -71,7 +71,7 @@ def merge_by_regmean(job: DataMerge, settings: RegmeanSettings) -> None:
                     for number, (_, _, mask) in enumerate(batches[source]):
                         seen.begin(mask.to(job.device))
                         output = model.run(index, hidden[source][number].to(job.device), mask.to(job.device))
-                        hidden[source][number] = output.cpu()
+                        hidden[source][number].copy_(output)
                     merged.add(tensors, seen, job.weights[source], tokens[source])
                 job.advance((index * len(models) + source + 1) / steps)
             job.write_layer(merged.solve())

@@ -46,7 +46,9 @@ def merge_by_regmean_plus(job: DataMerge, settings: RegmeanPlusSettings) -> None
     tokens = [sum(map(len, data)) for data in job.data]
     with torch.inference_mode():
         with _mean_embeddings(job):
-            hidden = [[models[0].embed(ids.to(place), mask.to(place)).cpu() for _, ids, mask in p] for p in batches]
+            hidden = [
+                [job.kept(models[0].embed(ids.to(place), mask.to(place))) for _, ids, mask in part] for part in batches
+            ]
         for index in range(models[0].layers):
             merged = NormalEquations(settings.damping, settings.divide_by)
             for source, model in enumerate(models):
@@ -61,9 +63,9 @@ def merge_by_regmean_plus(job: DataMerge, settings: RegmeanPlusSettings) -> None
             with models[0].loaded(index) as tensors:
                 for name, value in solved.items():
                     tensors[name].copy_(value)
-                for part, states in zip(batches, hidden, strict=True):
-                    for number, (_, _, mask) in enumerate(part):
-                        states[number] = models[0].run(index, states[number].to(place), mask.to(place)).cpu()
+                for part, kept in zip(batches, hidden, strict=True):
+                    for each, (_, _, mask) in zip(kept, part, strict=True):
+                        each.copy_(models[0].run(index, each.to(place), mask.to(place)))
             job.advance((index + 1) * (len(models) + 1) / steps)
         merged = NormalEquations(settings.damping, settings.divide_by)
         for source, model in enumerate(models):
