@@ -131,7 +131,7 @@ class Runner:
         """
         room = self.outputs / node.stage / ".partial"
         room.mkdir(parents=True, exist_ok=True)
-        partial = room / f"{final.name}.{claim.token}"
+        partial = room / f"{final.name}.{claim.token[:8]}"
         left = [path for path in room.iterdir() if path.name.rpartition(".")[0] == final.name]
         if left and node.spec.resumable:
             left.sort(key=lambda path: path.stat().st_mtime)

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,6 +85,20 @@ STATUS = {
 }  # fmt: skip
 
 
+# What the engines of clusters are tried on besides: a merge that is killed from outside, and a row with HARC.
+MORE_STATUS = {
+    "merge tiny-waits": "made", "diagnose tiny-waits": "made", "sample tiny-math-gt": "made",
+    "sample tiny-code-gt": "made", "calibrate tiny-average-harc": "made", "diagnose tiny-average-harc": "made",
+}  # fmt: skip
+
+
+def more_rows(folder: Path) -> list[list[str]]:
+    """The rows of `MORE_STATUS`."""
+    data = [f"scale.domains.{name}.calibration.path={folder}/text.jsonl" for name in ("math", "code")]
+    calibrated = ["merge=average", "calibrate=harc", "calibration_data=gt", "scale.sample.min_kept=1", *data]
+    return [["merge=waits", "merge.trace=waiting"], calibrated]
+
+
 def make_folder(folder: Path) -> None:
     """Checkpoints, text and the plugin, for `overrides` in that working directory."""
     (folder / "wrong_merges.py").write_text(PLUGIN)
@@ -143,10 +158,23 @@ def status(made: Making) -> dict[str, str]:
 
 
 def comparable(record: CellRecord) -> CellRecord:
-    """The record without what differs between two runs of the same work: folders, time, memory."""
-    stages = [dataclasses.replace(one, path="", seconds=0, peak_memory_gb=None) for one in record.stages]
+    """The record without what differs between two runs of the same work: folders, time, memory, who made it."""
+    stages = [dataclasses.replace(one, path="", made=True, seconds=0, peak_memory_gb=None) for one in record.stages]
+    calibration = record.calibration
+    if calibration is not None:
+        layers = [dataclasses.replace(one, seconds=None, other=untimed(one.other)) for one in calibration.layers]
+        calibration = dataclasses.replace(
+            calibration, layers=layers, seconds=None, peak_memory_gb=None, other=untimed(calibration.other)
+        )
     config = {**record.config, "outputs": "", "tracker": {}, "engine": {}}
-    return dataclasses.replace(record, stages=stages, config=config, runtime_s=None, peak_memory_gb=None)
+    return dataclasses.replace(
+        record, stages=stages, config=config, calibration=calibration, runtime_s=None, peak_memory_gb=None
+    )
+
+
+def untimed(values: dict[str, Any]) -> dict[str, Any]:
+    """The values without those that are seconds."""
+    return {key: value for key, value in values.items() if not key.endswith("seconds")}
 
 
 @contextlib.contextmanager

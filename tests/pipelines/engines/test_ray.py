@@ -10,12 +10,14 @@ from pipelines.config.engine import RayEngineConfig
 from pipelines.graph.make import Making, make
 from pipelines.runner.resources import Resources
 from tests.pipelines.engines.small_cells import (
+    MORE_STATUS,
     ROWS,
     STATUS,
     cells,
     comparable,
     killing,
     make_folder,
+    more_rows,
     status,
     working_in,
 )
@@ -33,14 +35,14 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(folder) -> Making:
-    """The rows of test_local, and one whose merge is killed from outside in its middle."""
-    rows = [[*row, "engine=ray", "engine.cores=2"] for row in [*ROWS, ["merge=waits", "merge.trace=waiting"]]]
+    """The rows of test_local, one whose merge is killed from outside in its middle, and one with HARC."""
+    rows = [[*row, "engine=ray", "engine.cores=2"] for row in [*ROWS, *more_rows(folder)]]
     with working_in(folder), killing(folder / "waiting"):
         yield make(cells(folder, folder / "ray", *rows), folder / "ray-work")
 
 
 def test_a_process_that_dies_costs_its_stage_alone(made, folder):
-    assert status(made) == STATUS | {"merge tiny-waits": "made", "diagnose tiny-waits": "made"}
+    assert status(made) == STATUS | MORE_STATUS
     assert (folder / "waiting").exists() and (folder / "once").exists()
     died = made.record(2).error
     assert "merge tiny-dies: its process died (WorkerCrashedError), 2 times" in died
@@ -53,9 +55,11 @@ def test_a_stage_that_fails_says_what_it_printed(made):
 
 
 def test_a_row_has_the_record_that_engine_local_gives_it(made, folder):
-    alone = make(cells(folder, folder / "local", *ROWS[:2]), folder / "local-work")
-    for row in (0, 1):
-        assert comparable(made.record(row)) == comparable(alone.record(row))
+    rows = {0: ROWS[0], 1: ROWS[1], 5: more_rows(folder)[1]}
+    alone = make(cells(folder, folder / "local", *rows.values()), folder / "local-work")
+    for number, row in enumerate(rows):
+        assert made.record(row).status == "ok" and comparable(made.record(row)) == comparable(alone.record(number))
+    assert made.record(5).calibration is not None
 
 
 def test_a_cluster_that_runs_is_used_and_left_running(folder):

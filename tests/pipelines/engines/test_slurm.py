@@ -9,16 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.engines.slurm.queue import gpus_of
+from pipelines.engines.slurm.job import Job
+from pipelines.engines.slurm.queue import cancel, gpus_of
 from pipelines.graph.make import Making, make
 from tests.pipelines.engines import slurm_here
 from tests.pipelines.engines.small_cells import (
+    MORE_STATUS,
     ROWS,
     STATUS,
     cells,
     comparable,
     killing,
     make_folder,
+    more_rows,
     overrides,
     status,
     working_in,
@@ -48,14 +51,14 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(cluster, folder) -> Making:
-    """The rows of test_local, and one whose merge is killed from outside in its middle."""
-    rows = [[*row, *ENGINE] for row in [*ROWS, ["merge=waits", "merge.trace=waiting"]]]
+    """The rows of test_local, one whose merge is killed from outside in its middle, and one with HARC."""
+    rows = [[*row, *ENGINE] for row in [*ROWS, *more_rows(folder)]]
     with working_in(folder), killing(folder / "waiting"):
         yield make(cells(folder, folder / "slurm", *rows), folder / "slurm-work")
 
 
 def test_a_process_that_dies_costs_its_stage_alone(made, folder):
-    assert status(made) == STATUS | {"merge tiny-waits": "made", "diagnose tiny-waits": "made"}
+    assert status(made) == STATUS | MORE_STATUS
     assert (folder / "waiting").exists() and (folder / "once").exists()
     died = made.record(2).error
     assert "merge tiny-dies: its process was killed (signal 9" in died and "2 times" in died
@@ -68,9 +71,11 @@ def test_a_stage_that_fails_says_what_it_printed(made):
 
 
 def test_a_row_has_the_record_that_engine_local_gives_it(made, folder):
-    alone = make(cells(folder, folder / "local", *ROWS[:2]), folder / "local-work")
-    for row in (0, 1):
-        assert comparable(made.record(row)) == comparable(alone.record(row))
+    rows = {0: ROWS[0], 1: ROWS[1], 5: more_rows(folder)[1]}
+    alone = make(cells(folder, folder / "local", *rows.values()), folder / "local-work")
+    for number, row in enumerate(rows):
+        assert made.record(row).status == "ok" and comparable(made.record(row)) == comparable(alone.record(number))
+    assert made.record(5).calibration is not None
 
 
 def test_jobs_have_what_their_stages_take_and_wait_for_those_that_they_need(made):
@@ -96,6 +101,24 @@ def test_the_command_may_end_and_a_last_job_makes_the_report(cluster, folder):
     found = {one["merge"]: one for one in map(json.loads, cells_file.read_text().splitlines())}
     assert found["average"]["status"] == "ok" and found["dies"]["status"] == "failed"
     assert "its process was killed (signal 9" in found["dies"]["error"]
+
+
+def test_a_job_whose_time_is_over_is_queued_again_as_it_was(cluster, tmp_path):
+    from submitit import SlurmExecutor
+
+    executor = SlurmExecutor(folder=tmp_path / "jobs", python=f"{sys.executable} -P", max_num_timeout=1)
+    executor.update_parameters(job_name="slow", mem="500M", setup=[f"export PYTHONPATH={ROOT}"])
+    begun = tmp_path / "begun"
+    waits = [sys.executable, "-c", f"import pathlib, signal; pathlib.Path({str(begun)!r}).touch(); signal.pause()"]
+    job = executor.submit(Job(waits, str(tmp_path), 1, str(tmp_path / "log"), str(tmp_path / "result.json"), 2))
+    while not begun.exists():
+        time.sleep(0.1)
+    subprocess.run(["scancel", "--signal=USR2", job.job_id], check=True)  # as SLURM does before the limit
+    while slurm_here.jobs()["slow"]["Restarts"] == "0":
+        time.sleep(0.1)
+    assert slurm_here.jobs()["slow"]["JobState"] in ("PENDING", "COMPLETING")
+    assert not (tmp_path / "result.json").exists()
+    cancel([job.job_id])
 
 
 def test_gpus_are_counted_in_slurms_list_of_devices():
