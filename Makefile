@@ -10,7 +10,7 @@ TORCH  := torch==2.13.0
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS   ?=
 
-.PHONY: help setup table1 test test-fast lint types bench gpu-check paper docs clean
+.PHONY: help setup table1 test test-fast cluster-test lint types bench gpu-check paper docs clean
 
 help:
 	@grep -E '^# make|^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^# //; s/^([a-z0-9-]+):.*## /make \1   /'
@@ -43,6 +43,10 @@ test: setup lint types ## every check and test
 
 test-fast: setup ## the tests for daily work, under two minutes
 	$(PYTEST) -m "not slow" $(ARGS)
+
+cluster-test: setup ## the engines of clusters, on a Ray and a SLURM that the tests start on this machine (SLURM: as root)
+	$(BIN)/pip install --quiet -e '.[ray,slurm]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster $(ARGS)
 
 lint: setup ## ruff: lint and format
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@
     harc.routing_kl, harc.mismatch, harc.overlap, harc.logit_shift
     harc.merge(method, sources, base, out, ...)    merging, streamed shard by shard
     harc.swap_routers(model, routers, out)         a model with another model's routers
+    harc.replay_decisions(model, source)           a loaded model routed by another one's decisions
     harc.check(model, sources, base)               whether everything of a merge arrived, whatever tool made it
     harc.attribute(merged, sources, data)          what of a merge's loss the routing holds
     harc.save_patch(calibrated, merged, out)       a calibrated model as a file of what changed
@@ -42,6 +43,7 @@ _HOMES = {
     "mismatch": "harc.measures",
     "overlap": "harc.measures",
     "repair": "harc.repairing.driver",
+    "replay_decisions": "harc.models.replay",
     "routing_kl": "harc.measures",
     "save_patch": "harc.patching",
     "SolveSettings": "harc.solver.settings",

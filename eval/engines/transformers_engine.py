@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class TransformersEngine:
-    """See `eval.engines.base.Engine`."""
+    """See `eval.engines.base.Engine`. model: what generates; whoever changes how it is run does so from outside."""
 
     def __init__(self, config: EngineConfig, model: Path | str) -> None:
         on_gpu = torch.cuda.is_available()
@@ -34,7 +34,7 @@ class TransformersEngine:
             self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
                 str(model), padding_side="left", trust_remote_code=False
             )
-            self._model = AutoModelForCausalLM.from_pretrained(
+            self.model = AutoModelForCausalLM.from_pretrained(
                 str(model),
                 dtype=getattr(torch, dtype),
                 device_map="auto" if on_gpu else None,
@@ -82,9 +82,9 @@ class TransformersEngine:
         self, prompts: list[str], seeds: list[int], temperature: float, max_tokens: int, stop: Sequence[str]
     ) -> list[str]:
         inputs = self.tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
-        inputs = inputs.to(self._model.device)
+        inputs = inputs.to(self.model.device)
         processors = LogitsProcessorList([SeededGumbel(seeds, temperature)] if temperature > 0 else [])
-        output = self._model.generate(
+        output = self.model.generate(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             do_sample=False,
@@ -99,7 +99,7 @@ class TransformersEngine:
 
     def close(self) -> None:
         """See `eval.engines.base.Engine.close`."""
-        self._model = None
+        self.model = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

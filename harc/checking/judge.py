@@ -68,11 +68,13 @@ def judge(looks: Sequence[Look], sources: Sequence[str], routers: Set[str] = fro
     kinds: dict[str, list[Look]] = defaultdict(list)
     for one in finite:
         kinds[one.piece.kind].append(one)
+    outliers: dict[str, list[Look]] = defaultdict(list)
     for members in kinds.values():
         for text, odd in _outliers(members).items():
-            own = [one for one in odd if one.piece.parameter in routers]
-            say(text, [one for one in odd if one.piece.parameter not in routers])
-            say(f"{text} (a calibrated router may)", own, "note")
+            outliers[text].extend(odd)
+    for text, odd in outliers.items():
+        say(text, [one for one in odd if one.piece.parameter not in routers])
+        say(f"{text} (a calibrated router may)", [one for one in odd if one.piece.parameter in routers], "note")
     return findings
 
 

@@ -82,8 +82,8 @@ def _dtype_findings(model: Checkpoint, references: Sequence[Checkpoint]) -> list
     most = max(counts, key=lambda dtype: counts[dtype])
     odd = []
     for name, dtype in floats.items():
-        usual = next((one.tensors[name].dtype for one in references if name in one), None)
-        if dtype != most and str(usual).removeprefix("torch.") != dtype:
+        theirs = next((one.tensors[name].dtype for one in references if name in one), None)
+        if dtype != most and str(theirs).removeprefix("torch.") != dtype:
             odd.append(name)
     found = [
         Finding("problem", "layout", f"{text}: {floats[names[0]]}, the rest of the model is {most}", names[:8])

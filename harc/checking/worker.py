@@ -18,14 +18,15 @@ def by_transformers(model: str, ids: list[int]) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded, info = AutoModelForCausalLM.from_pretrained(
+    found: Any = AutoModelForCausalLM.from_pretrained(
         model,
         dtype=torch.bfloat16 if device == "cuda" else torch.float32,
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
     )
-    loaded = loaded.eval().to(device)
+    loaded, info = found  # as output_loading_info asks
+    loaded.eval().to(device)
     with torch.no_grad():
         log_probs = loaded(torch.tensor([ids], device=device)).logits[0, :-1].float().log_softmax(-1).cpu()
     best = log_probs.topk(TOP).indices.tolist()
@@ -58,7 +59,9 @@ def by_vllm(model: str, ids: list[int]) -> dict[str, Any]:
     )
     params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=TOP)
     [output] = engine.generate([TokensPrompt(prompt_token_ids=ids)], params, use_tqdm=False)
-    said = [{str(token): value.logprob for token, value in row.items()} for row in output.prompt_logprobs[1:]]
+    assert output.prompt_logprobs is not None  # they were asked for
+    rows = [row or {} for row in list(output.prompt_logprobs)[1:]]
+    said = [{str(token): value.logprob for token, value in row.items()} for row in rows]
     return {"log_probs": said, "load": {}}
 
 

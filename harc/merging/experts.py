@@ -91,7 +91,13 @@ def _parameters(block: nn.Module, router: Router, count: int) -> Iterator[list[s
             continue
         held = {**module._parameters, **module._buffers}
         tensors = {leaf: tensor for leaf, tensor in held.items() if tensor is not None}
-        fused = any(tensor.dim() > 2 and len(tensor) == count for tensor in tensors.values())
+        matrices = {leaf: len(tensor) for leaf, tensor in tensors.items() if tensor.dim() > 2}
+        fused = count in matrices.values()
+        if fused and (fewer := next((leaf for leaf, held in matrices.items() if held != count), None)):
+            raise CheckpointError(
+                f"{path}.{fewer} holds {matrices[fewer]} experts, the router chooses among {count}: some compute "
+                "nothing of their own, and which they are goes by their place"
+            )
         routes = f"{path}.".startswith(f"{router.name}.")
         for leaf, tensor in tensors.items():
             each = fused and tensor.dim() > 0 and len(tensor) == count

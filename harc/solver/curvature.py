@@ -47,6 +47,8 @@ def source_logits(
 ) -> Float[Tensor, "tokens experts"]:
     """Logits x Wᵀ of a block of tokens, in float64 where logits are large."""
     logits = x @ router.T
+    if not logits.numel():
+        return logits  # a process may have no tokens of a domain
     return logits if logits.abs().max() <= _LARGE else x.double() @ router.double().T  # NaN too, which is found later
 
 

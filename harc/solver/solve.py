@@ -36,7 +36,7 @@ from harc.solver.solution import RouterSolution
 
 log = logging.getLogger(__name__)
 _PATIENCE = 50
-_FAST_ROUND = 0.01  # what a round with bf16 products aims at, of the residual that it starts from
+_ROUND = 0.01  # what a round of few digits aims at, of the residual that it starts from
 
 
 def solve_router(
@@ -153,7 +153,9 @@ def solve(
     since, used = best, preconditioner.name
     target = tol * norm * (0.1 if operator.dtype == torch.float64 else 1)  # a digit to spare where it costs nothing
     while best > tol and not reason:
-        goal = max(target, _FAST_ROUND * float(r.norm())) if operator.fast else target
+        # bf16 products, and float32 ones that leave the space a singular Λ sees, hold for a few digits at a time
+        few_digits = operator.fast or (operator.singular and operator.dtype == torch.float32)
+        goal = max(target, _ROUND * float(r.norm())) if few_digits else target
         step, steps, broke = conjugate_gradients(
             operator, r.to(operator.dtype), preconditioner, goal, max_iter - iterations, _patience(preconditioner)
         )
@@ -222,7 +224,8 @@ def _nearest(operator: PrecisionOperator, start: Tensor, w: Tensor, reached: flo
 
 def _seen(operator: PrecisionOperator, step: Tensor) -> Tensor:
     """The part of a correction that Λ sees: without its mean over the experts in use, in the span of the features."""
-    covariance = sum(gram_matrix(domain.features, operator.dtype, operator.reduce) for domain in operator.domains)
+    grams = [gram_matrix(domain.features, operator.dtype, operator.reduce) for domain in operator.domains]
+    covariance = torch.stack(grams).sum(0)
     covariance[operator.free :] = covariance[:, operator.free :] = 0
     values, vectors = torch.linalg.eigh(covariance)
     limit = values[-1] * len(values) * torch.finfo(operator.dtype).eps

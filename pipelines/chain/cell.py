@@ -13,6 +13,7 @@ from pipelines.config.merging import UNMERGED
 from pipelines.runner.stage import Node
 from pipelines.stages.calibrate import HarcConfig
 from pipelines.stages.repair import RepairConfig
+from pipelines.stages.router_sft import RouterSftConfig
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,12 @@ def row_of(config: Config) -> dict[str, str]:
     name = config.merge.label
     if config.swap == "source":
         name += " with the source's routers"
+    elif config.swap == "decisions":
+        name += " with the source's decisions"
     elif config.swap == "merged":
         name = f"Sources with the routers of {name}"
-    name += " + repair" * (config.calibrate.method == "repair") + " + SFT" * config.sft
+    name += " + repair" * (config.calibrate.method == "repair")
+    name += " + router SFT" * (config.calibrate.method == "router_sft") + " + SFT" * config.sft
     if isinstance(config.calibrate, HarcConfig) and config.calibrate.control != "none":
         name += f" ({config.calibrate.control} control)"
     return {"method": name, "harc": "yes" if config.calibrate.method == "harc" else "no"}
@@ -69,7 +73,7 @@ def cell_of(config: Config) -> Cell:
     if config.swap is not None:
         return Cell(config, _swapped(config, builder, merged), merged, columns=builder.columns())
     model, calibrated, before, beside = merged, None, None, None
-    if isinstance(config.calibrate, HarcConfig | RepairConfig):
+    if isinstance(config.calibrate, HarcConfig | RepairConfig | RouterSftConfig):
         model = calibrated = builder.calibrate(merged, config.calibrate)
         before = builder.diagnose(merged)
         beside = _beside(config, config.calibrate) if isinstance(config.calibrate, HarcConfig) else None
@@ -107,6 +111,9 @@ def _swapped(config: Config, builder: NodeBuilder, merged: Node) -> list[Node]:
     """Each domain's swapped model, on that domain."""
     nodes = []
     for name in builder.domains:
+        if config.swap == "decisions":
+            nodes += builder.replay(merged, name)
+            continue
         model = builder.with_source_routers(merged, name) if config.swap == "source" else None
         model = model or builder.with_merged_routers(merged, name)
         nodes += builder.evaluate(model.label, model, None, [name])

@@ -22,13 +22,18 @@ from pipelines.stages import (
     pretrain,
     random_base,
     repair,
+    replay,
+    router_sft,
     sample,
     sft,
     stand_ins,
     swap,
+    validate,
     world,
 )
 from pipelines.stages.inputs import device
+
+Calibration = calibrate.HarcConfig | repair.RepairConfig | router_sft.RouterSftConfig
 
 
 class NodeBuilder:
@@ -169,7 +174,7 @@ class NodeBuilder:
             merge.SPEC, f"{self.model_name}-{chosen.method}", stage, {**self.base, **self.source_inputs(), **data}
         )
 
-    def calibrate(self, merged: Node, chosen: calibrate.HarcConfig | repair.RepairConfig) -> Node:
+    def calibrate(self, merged: Node, chosen: Calibration) -> Node:
         text: dict[str, Any] = {
             "fraction": self.config.calibration_data.fraction,
             "seed": self.config.calibration_data.seed if self.config.calibration_data.fraction < 1 else 0,
@@ -179,6 +184,12 @@ class NodeBuilder:
         }
         inputs = {"merged": merged, **self.source_inputs(), **self.calibration_data()}
         label = f"{merged.label}-{chosen.label}"
+        if isinstance(chosen, router_sft.RouterSftConfig):
+            stage_of_routers = router_sft.RouterSftStageConfig(
+                self.scale.router_sft, chosen, text["fraction"], text["seed"], text["sources"]
+            )
+            others = {name: node for name, node in inputs.items() if name != "merged"}
+            return Node(router_sft.SPEC, label, stage_of_routers, {"model": merged, **others})
         if isinstance(chosen, repair.RepairConfig):
             return Node(repair.SPEC, label, repair.RepairStageConfig(repair=chosen, **text), inputs)
         own = find_objective(chosen.objective)
@@ -224,13 +235,17 @@ class NodeBuilder:
         """One node for the tasks of these domains that are asked for, none if there are none."""
         asked = self.config.evaluate
         tasks: dict[str, str | None] = {}
-        for name in domains:
-            domain = self.domains[name]
-            for column, task in domain.tasks.items():
-                if asked.tasks is None or column in asked.tasks or task in asked.tasks:
-                    tasks[task] = self._problems(name, task)
+        records: dict[str, DataSource] = {}
+        for column, (name, task) in self.columns().items():
+            if name not in domains or not (asked.tasks is None or column in asked.tasks or task in asked.tasks):
+                continue
+            if (found := self._records(name)) is not None:
+                records[name] = found
+            else:
+                tasks[task] = self._problems(name, task)
+        validated = [self._validate(label, model, model_id, records)] if records else []
         if not tasks:
-            return []
+            return validated
         stage = evaluate.EvaluateStageConfig(
             model=model_id,
             tasks=tasks,
@@ -243,7 +258,43 @@ class NodeBuilder:
             max_new_tokens=self.scale.max_new_tokens,
             engine=self.engine(),
         )
-        return [Node(evaluate.SPEC, label, stage, {**({"model": model} if model else {}), **self.world})]
+        return [Node(evaluate.SPEC, label, stage, {**({"model": model} if model else {}), **self.world}), *validated]
+
+    def replay(self, merged: Node, name: str) -> list[Node]:
+        """The merged model on a domain's tasks, routed by the decisions of the domain's source."""
+        return [
+            Node(
+                replay.SPEC,
+                f"{merged.label}-{name}-decisions",
+                replay.ReplayConfig(
+                    **{one.name: getattr(node.config, one.name) for one in dataclasses.fields(node.config)}
+                    | {"engine": dataclasses.replace(node.config.engine, kind="transformers")},
+                    decisions={name: self.source_ids[name]},
+                ),
+                {**node.inputs, **({f"source_{name}": self.sources[name]} if name in self.sources else {})},
+            )
+            for node in self.evaluate(merged.label, merged, None, [name])
+            if node.stage == evaluate.SPEC.name
+        ]
+
+    def _validate(self, label: str, model: Node | None, model_id: str | None, records: dict[str, DataSource]) -> Node:
+        asked = self.config.evaluate
+        stage = validate.ValidateConfig(
+            model=model_id,
+            records=records,
+            max_new_tokens=self.scale.max_new_tokens or self.scale.sample.max_new_tokens,
+            limit=asked.limit,
+            seed=asked.seed,
+            judges=judges_digest(),
+            engine=self.engine(),
+        )
+        return Node(validate.SPEC, label, stage, {**({"model": model} if model else {}), **self.world})
+
+    def _records(self, name: str) -> DataSource | None:
+        """The held-out records that a domain's settings are chosen on, where its tasks have no validation problems."""
+        domain = self.domains[name]
+        own = self.config.evaluate.split == "validation" and self.config.evaluate.task_folder is None
+        return domain.validation if own and not domain.validation_data else None
 
     def _problems(self, name: str, task: str) -> str | None:
         domain = self.domains[name]
@@ -261,8 +312,26 @@ class NodeBuilder:
         return located(domain.validation_data[task])
 
     def columns(self) -> dict[str, tuple[str, str]]:
-        """Report column -> (domain, task)."""
-        return {column: (name, task) for name, domain in self.domains.items() for column, task in domain.tasks.items()}
+        """Report column -> (domain, task).
+
+        On validation, a domain without problems has one column, of its held-out records, and none if it has none.
+
+        Raises:
+            ValueError: no domain has anything to choose settings on.
+        """
+        asked = self.config.evaluate
+        columns: dict[str, tuple[str, str]] = {}
+        for name, domain in self.domains.items():
+            if self._records(name) is not None:
+                columns[validate.COLUMN.format(name)] = (name, validate.COLUMN.format(name))
+            elif asked.split == "test" or asked.task_folder is not None or domain.validation_data:
+                columns |= {column: (name, task) for column, task in domain.tasks.items()}
+        if not columns:
+            raise ValueError(
+                f"scale {self.scale.name} has nothing to choose settings on for {', '.join(self.domains)}: set "
+                "scale.domains.NAME.validation (records) or scale.domains.NAME.validation_data (task -> problems)"
+            )
+        return columns
 
 
 def task_folder(asked: EvaluateConfig) -> str | None:

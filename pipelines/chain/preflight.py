@@ -30,14 +30,11 @@ def check(graph: Graph, machine: Resources) -> dict[str, Exception]:
     return failing
 
 
-def check_disk(graph: Graph, machine: Resources) -> None:
-    """Holds the disk where outputs go against what the missing stages of a graph write.
-
-    Raises:
-        OSError: too little.
-    """
+def lacking_disk(graph: Graph, machine: Resources) -> str | None:
+    """What to say where outputs go to a disk too full for the missing stages."""
     disk = peak_disk_gb(graph, machine)
     there = next(folder for folder in (graph.outputs, *graph.outputs.resolve().parents) if folder.exists())
     free = shutil.disk_usage(there).free / 1e9
-    if disk > free:
-        raise OSError(f"{graph.outputs}: the missing stages need about {disk:.1f} GB of disk, {free:.1f} GB are free")
+    if disk <= free:
+        return None
+    return f"{graph.outputs}: the missing stages need about {disk:.1f} GB of disk, {free:.1f} GB are free"

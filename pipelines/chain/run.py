@@ -36,7 +36,7 @@ def describe(config: Config) -> str:
 
 def excluded(config: Config) -> str | None:
     """Why this combination of a sweep is not a row: the experiment says so, or the scale can't serve it."""
-    chosen = {"merge": config.merge.method, "calibrate": config.calibrate.method}
+    chosen = {"merge": config.merge.method, "calibrate": config.calibrate.method, "sft": str(config.sft).lower()}
     if any(all(chosen.get(key) == value for key, value in rule.items()) for rule in config.experiment.exclude):
         return f"not a row of {config.experiment.name}"
     if config.merge.method in config.scale.unsupported:
@@ -112,7 +112,7 @@ def record_of(cell: Cell, made: dict[Path, Made], outputs: Path, overrides: Sequ
         tasks=_tasks(cell, [result(node) for node in cell.evaluations]),
         routing=routing(cell.diagnosed),
         routing_before=routing(cell.diagnosed_before),
-        calibration=None if cell.config.calibrate.method == "repair" else calibration(cell.calibrated),
+        calibration=calibration(cell.calibrated) if cell.config.calibrate.method == "harc" else None,
         calibration_two=calibration(cell.calibrated_beside),
         cost={name: _repetitions(result(node)) for name, node in cell.costs.items()},
         runtime_s=sum(one.manifest["seconds"] for one in method) if method else None,

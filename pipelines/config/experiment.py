@@ -37,7 +37,7 @@ class ExperimentConfig:
     """Heading of the report."""
 
     exclude: list[dict[str, str]] = field(default_factory=list)
-    """Cells of the sweep that are not rows: group -> option."""
+    """Cells of the sweep that are not rows: merge, calibrate, sft -> option."""
 
     cells: list[str] = field(default_factory=list)
     """Cells that no product of options gives, as lines of overrides. A line may list several values

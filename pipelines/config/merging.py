@@ -6,7 +6,7 @@ the paper's authors run another value than the default, `merge.published=true` c
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -99,7 +99,7 @@ def register_resolvers() -> None:
     resolvers: dict[str, Callable[..., Any]] = {
         "published_or": lambda published, theirs, ours: theirs if published else ours,
         "merge_names": lambda asked: ",".join(names_of(asked)),
-        "merge_grid": lambda asked, domains: grid_lines(names_of(asked), list(domains)),
+        "merge_grid": lambda asked, domains, alphas: grid_lines(names_of(asked), list(domains), list(alphas)),
         "merge_help": lambda: ", ".join(["individual", "base", *methods()]),
         "merge_settings_help": settings_help,
     }
@@ -121,11 +121,11 @@ def names_of(asked: Any) -> list[str]:
     return [find_method(name).name for name in names]
 
 
-def grid_lines(names: list[str], domains: list[str]) -> list[str]:
+def grid_lines(names: list[str], domains: list[str], alphas: Sequence[float] = ()) -> list[str]:
     """The cells of the tuning grid: for each method one line with every value that its settings declare.
 
     Methods with published weights for these domains are also tried with equal ones; methods with nothing to try are
-    left out.
+    left out. A last line has HARC on every method, as it is set, with each of `alphas`.
     """
     lines = []
     for found in map(find_method, names):
@@ -137,6 +137,9 @@ def grid_lines(names: list[str], domains: list[str]) -> list[str]:
             words.append(f"merge.weights={_mapping(published)},{_mapping(equal)}")
         if words:
             lines.append(" ".join([f"merge={found.name}", *words]))
+    if alphas:
+        tried_alphas = ",".join(map(_literal, alphas))
+        lines.append(f"merge={','.join(names)} calibrate=harc calibrate.alpha={tried_alphas}")
     return lines
 
 

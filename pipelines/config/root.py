@@ -85,7 +85,8 @@ class Config:
     """Whether the scale's larger architecture is used."""
 
     swap: str | None = None
-    """source gives the merged model each domain's source routers, merged gives each source the merged routers."""
+    """source gives the merged model each domain's source routers, merged gives each source the merged routers,
+    decisions routes the merged model as each domain's source routes the same tokens."""
 
     sft: bool = False
     """Whether the model is tuned on the calibration data after merging and calibrating."""
@@ -103,7 +104,10 @@ class Config:
     """Modules of your own, imported before anything is composed (pipelines/config/plugins.py)."""
 
     tuned: str | None = None
-    """File with the settings that +experiment=grid chose."""
+    """File with the settings that +experiment=grid chose, or auto: the grid runs first."""
+
+    grid_alpha: list[float] = field(default_factory=lambda: [0.5, 0.9, 0.99])
+    """HARC's α that +experiment=grid tries on every merge ([]: none, HARC keeps its own)."""
 
     seed: int = 0
     """Seed of everything below that is not given its own: world, trainings, responses, random drops, answers."""
@@ -156,6 +160,9 @@ class Config:
     plan: bool = False
     """Show the chain and run nothing."""
 
+    report: bool = False
+    """Make no stage; gather records and report from those that are there."""
+
     debug: bool = False
     """Show where an error was raised."""
 
@@ -167,6 +174,9 @@ class Config:
             raise ValueError(f"seeds={self.seeds}: expected a whole number, 1 or more")
         plain_name(self.scale.name, "scale.name")
         plain_name(self.experiment.name, "experiment.name")
-        for key, valid in {"swap": (None, "source", "merged"), "routing_text": ("heldout", "calibration")}.items():
+        for key, valid in {
+            "swap": (None, "source", "merged", "decisions"),
+            "routing_text": ("heldout", "calibration"),
+        }.items():
             if getattr(self, key) not in valid:
                 raise ValueError(f"{key}={getattr(self, key)}: expected one of {', '.join(map(str, valid))}")

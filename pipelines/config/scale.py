@@ -45,6 +45,9 @@ class DomainConfig:
     validation_data: dict[str, str] = field(default_factory=dict)
     """Task -> data file of problems that are not the test's, to choose settings on."""
 
+    validation: DataSource | None = None
+    """Records that settings are chosen on, answered greedily, where there are no such problems."""
+
     finetune_steps: int | None = None
     """Steps of this domain's source, where it takes others than the scale's fine-tuning."""
 
@@ -85,6 +88,9 @@ class ScaleConfig:
 
     sft: TrainConfig = MISSING
     """Table 7's tuning on the calibration data."""
+
+    router_sft: TrainConfig = MISSING
+    """The same of the routers alone, calibrate=router_sft."""
 
     sample: SampleBudgetConfig = field(default_factory=SampleBudgetConfig)
     """Calibration responses."""

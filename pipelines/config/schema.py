@@ -4,13 +4,19 @@ from hydra.core.config_store import ConfigStore
 
 from pipelines import config
 from pipelines.config import merging
-from pipelines.config.engine import LocalEngineConfig
+from pipelines.config.engine import LocalEngineConfig, RayEngineConfig, SlurmEngineConfig
 from pipelines.stages.calibrate import CalibrateConfig, HarcConfig
 from pipelines.stages.repair import RepairConfig
+from pipelines.stages.router_sft import RouterSftConfig
 from pipelines.sweep.combinations import register_resolvers
 
-CALIBRATE: dict[str, type] = {"none": CalibrateConfig, "harc": HarcConfig, "repair": RepairConfig}
-ENGINES: dict[str, type] = {"local": LocalEngineConfig}
+CALIBRATE: dict[str, type] = {
+    "none": CalibrateConfig,
+    "harc": HarcConfig,
+    "repair": RepairConfig,
+    "router_sft": RouterSftConfig,
+}
+ENGINES: dict[str, type] = {"local": LocalEngineConfig, "ray": RayEngineConfig, "slurm": SlurmEngineConfig}
 
 
 def register() -> None:

@@ -69,6 +69,8 @@ def _answers(
         form = _form(task)
         prompts = [_prompt(engine.tokenizer, record) + form.prefix for record in group]
         fitting = _fitting(engine.tokenizer, prompts, room)
+        if not fitting:
+            continue
         texts = engine.generate(
             [prompts[index] for index in fitting],
             n=1,

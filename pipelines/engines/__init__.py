@@ -1,58 +1,6 @@
 """Engines: what makes the tasks of a graph, in the processes of this machine or of many.
 
 An engine is an option of the group `engine` (conf/engine), a dataclass of settings, and a class with the two methods of
-`Engine`. Whatever it starts, each task is one unit of work (pipelines/engines/unit.py), made by the runner.
+`Engine` (pipelines/engines/engine.py). Whatever it starts, each task is one unit of work (pipelines/engines/unit.py),
+made by the runner.
 """
-
-from pathlib import Path
-from typing import Protocol
-
-from pipelines.config.engine import LocalEngineConfig, StageEngineConfig
-from pipelines.engines.unit import Result
-from pipelines.graph.graph import Graph, Task
-from pipelines.runner.resources import Resources
-
-
-class Progress(Protocol):
-    """Who is told what an engine does, as it happens."""
-
-    def started(self, task: Task) -> None:
-        """A task is being made from now on."""
-
-    def ended(self, task: Task, result: Result) -> None:
-        """A task was made, failed, or cannot be made because one that it needs failed."""
-
-
-class Engine(Protocol):
-    """Makes tasks."""
-
-    def machine(self) -> Resources:
-        """All that tasks may use at once, for the plan and the check that every task fits."""
-
-    def run(self, graph: Graph, work: Path, progress: Progress) -> dict[str, Result]:
-        """Makes the missing tasks of the graph, each once.
-
-        Args:
-            graph: of the sweep; `graph.missing` is what is to be made.
-            work: folder for this run's own files: configurations, results, logs.
-            progress: is told of every task that starts and ends.
-
-        Returns:
-            The result of every missing task by key. A failure is a result, of the task and of those behind it.
-
-        Raises:
-            KeyboardInterrupt: interrupted; nothing that it started is at work any more.
-        """
-
-
-def open_engine(config: StageEngineConfig) -> Engine:
-    """The engine of these settings.
-
-    Raises:
-        ValueError: there is no such engine.
-    """
-    if isinstance(config, LocalEngineConfig):
-        from pipelines.engines.local.engine import LocalEngine
-
-        return LocalEngine(config)
-    raise ValueError(f"engine={config.kind}: no such engine; expected one of local")

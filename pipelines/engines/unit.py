@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from omegaconf import OmegaConf
 
@@ -22,12 +22,11 @@ from pipelines.config.merging import merge_options
 from pipelines.config.plugins import load_modules
 from pipelines.config.schema import CALIBRATE, ENGINES, register
 from pipelines.explain import explain
-from pipelines.graph.graph import Graph
-from pipelines.places import ROOT
+from pipelines.graph.graph import Graph, Task
 from pipelines.runner.make import Runner
 from pipelines.typed import from_json, to_json
 
-MADE, FAILED, SKIPPED = "made", "failed", "skipped"
+MADE, FAILED, SKIPPED, QUEUED = "made", "failed", "skipped", "queued"
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Result:
     """The task's."""
 
     status: str
-    """made, failed, or skipped: a task that it needs failed."""
+    """made, failed, skipped (a task that it needs failed), or queued: it is made after this process has ended."""
 
     seconds: float = 0.0
     """Wall time."""
@@ -51,6 +50,16 @@ class Result:
 
     log: str | None = None
     """The file with what the stage printed."""
+
+
+class Progress(Protocol):
+    """Who is told what an engine does, as it happens."""
+
+    def started(self, task: Task) -> None:
+        """A task is being made from now on."""
+
+    def ended(self, task: Task, result: Result) -> None:
+        """A task was made, failed, or cannot be made because one that it needs failed."""
 
 
 def write_units(graph: Graph, folder: Path) -> dict[str, Path]:
@@ -135,19 +144,3 @@ def read_result(path: Path) -> Result:
         FileNotFoundError: it left none: its process died.
     """
     return from_json(Result, json.loads(path.read_text(encoding="utf-8")), str(path))
-
-
-def command(config: Path, key: str, result: Path) -> list[str]:
-    """The command that does a unit of work in a process of its own, in this working directory.
-
-    -P: nothing that lies in that directory is imported in the place of a package.
-    """
-    made = [str(config.resolve()), key, "--result", str(result.resolve())]
-    return [sys.executable, "-P", "-m", "pipelines.engines.worker", *made]
-
-
-def environment(cores: int, inherited: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a process that makes stages: where the code is, and the threads of its libraries."""
-    path = [str(ROOT), *filter(None, [inherited.get("PYTHONPATH")])]
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(cores))
-    return {**inherited, **threads, "PYTHONPATH": ":".join(path), "TOKENIZERS_PARALLELISM": "false"}

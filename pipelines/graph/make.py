@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.chain.cell import cell_of
-from pipelines.chain.preflight import check, check_disk
+from pipelines.chain.preflight import check, lacking_disk
 from pipelines.chain.run import record_of, unmeasured
 from pipelines.config import Config
 from pipelines.console import duration
-from pipelines.engines import open_engine
-from pipelines.engines.unit import Result
+from pipelines.engines.engine import open_engine
+from pipelines.engines.unit import FAILED, QUEUED, SKIPPED, Result, read_result
 from pipelines.explain import explain
-from pipelines.graph.graph import Graph
+from pipelines.graph.graph import Graph, Task
 from pipelines.graph.progress import shown
 from pipelines.graph.schedule import simulate
 from pipelines.graph.unite import unite
@@ -35,12 +35,21 @@ def make(configs: Sequence[Config], work: Path) -> "Making":
     Args:
         configs: of the cells; they share an outputs folder.
         work: folder for the engine's own files, the logs of stages among them.
+
+    With `report` none is made: what is missing has as result what came of the last attempt at it.
+
+    Raises:
+        OSError: too little disk where outputs go.
     """
+    if configs[0].report:
+        whole = unite(configs, Resources())
+        return Making(whole, {}, {task.key: last_attempt(task, whole.outputs) for task in whole.missing})
     engine = open_engine(configs[0].engine)
     machine = engine.machine()
     whole = unite(configs, machine)
-    check_disk(whole, machine)
     failing = check(whole, machine)
+    if full := lacking_disk(whole, machine):
+        raise OSError(full)
     lost = {row for key in failing for row in whole.tasks[key].rows}
     for number in sorted(lost):
         row = whole.rows[number]
@@ -52,6 +61,17 @@ def make(configs: Sequence[Config], work: Path) -> "Making":
     if configs[0].rehearse and (rehearsal := note_rehearsal(whole, machine)) is not None:
         print_rehearsal(rehearsal)
     return Making(whole, failing, results)
+
+
+def last_attempt(task: Task, outputs: Path) -> Result:
+    """Why a task has not been made: as the last run that tried says, among those that left their files in outputs."""
+    tried = [(path.stat().st_mtime, path) for path in outputs.glob(f"hydra/*/*/stages/results/{task.key}.json")]
+    if tried:
+        found = read_result(max(tried)[1])
+        if found.status == FAILED:
+            printed = max(tried)[1].parent.parent / "logs" / f"{task.name}.log"
+            return dataclasses.replace(found, log=str(printed))
+    return Result(task.key, SKIPPED, error="not made yet (report=true makes no stage)")
 
 
 def _announce(graph: Graph, machine: Resources) -> None:
@@ -76,6 +96,11 @@ class Making:
         self.graph, self.failing, self.results = graph, failing, results
         self._runner = Runner(graph.outputs)
         self._told: set[str] = set()
+
+    @property
+    def queued(self) -> bool:
+        """Whether stages were left to a queue, which also makes the report."""
+        return any(result.status == QUEUED for result in self.results.values())
 
     def error(self, row: int) -> Exception | None:
         """Why a row has no numbers: what composing it raised, or the first of its stages that failed."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -9,10 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from harc.memory import SHARE
-from pipelines.chain.preflight import check, check_disk
+from pipelines.chain.preflight import check, lacking_disk
 from pipelines.config import Config
 from pipelines.console import default_console, duration
-from pipelines.engines import open_engine
+from pipelines.engines.engine import open_engine
 from pipelines.explain import explain
 from pipelines.graph.graph import Graph, Task
 from pipelines.graph.schedule import peak_disk_gb, remaining_paths, simulate
@@ -112,27 +113,29 @@ def _by_kind(graph: Graph, machine: Resources, lacking: set[str]) -> Table:
 
 
 def _print_totals(console: Console, graph: Graph, machine: Resources) -> None:
+    say = partial(console.print, soft_wrap=True)
     missing = graph.missing
     if not missing:
         return
     takes = {task.key: task.resources.on(machine) for task in missing}
-    cores = sum(takes[task.key].cores * task.seconds.value for task in missing) / 3600
-    gpus = sum(takes[task.key].gpus * task.seconds.value for task in missing) / 3600
+    spent = {task.key: takes[task.key].nodes * task.seconds.value / 3600 for task in missing}
+    cores = sum(takes[key].cores * hours for key, hours in spent.items())
+    gpus = sum(takes[key].gpus * hours for key, hours in spent.items())
     hours = [*([f"[bold]{gpus:,.1f} GPU hours[/]"] if gpus else []), f"{cores:,.1f} core hours"]
     longest = max(remaining_paths(graph, {}).values())
-    console.print(
+    say(
         f"[bold]About {duration(simulate(graph, machine))}[/] on {machine.words} with {machine.memory_gb:.0f} GB; "
         f"no less than {duration(longest)} on any number (the longest chain). {' and '.join(hours)}."
     )
     most = max(takes.values(), key=_all_memory)
     left, peak = sum(task.disk_gb for task in missing), peak_disk_gb(graph, machine)
-    console.print(f"Memory: up to {_memory(most)} for one stage. Disk: {_gb(left)} stay, {_gb(peak)} at the peak.")
+    say(f"Memory: up to {_memory(most)} for one stage. Disk: {_gb(left)} stay, {_gb(peak)} at the peak.")
     _print_mapped(console, missing, takes, machine)
     whole = sum(task.seconds.value for task in missing)
     for source, words in SOURCES.items():
         share = sum(task.seconds.value for task in missing if task.seconds.source == source) / whole
         if share:
-            console.print(f"Time: {100 * share:.0f} % {words}.", style="dim")
+            say(f"Time: {100 * share:.0f} % {words}.", style="dim")
 
 
 def _print_rented(console: Console, configs: Sequence[Config], graph: Graph) -> None:
@@ -195,20 +198,17 @@ def _print_rows(console: Console, graph: Graph) -> None:
 
 def _print_trouble(console: Console, graph: Graph, machine: Resources) -> None:
     """What would fail of the checks before a run, each reason once."""
-    try:
-        check_disk(graph, machine)
-    except OSError as error:
-        console.print(f"[red]{escape(str(error))}[/]")
-    failing = check(graph, machine)
     reasons: dict[str, tuple[set[int], list[str]]] = {}
-    for key, reason in failing.items():
+    for key, reason in check(graph, machine).items():
         task = graph.tasks[key]
         rows, labels = reasons.setdefault(explain(reason).replace(task.label, "{}"), (set(), []))
         rows.update(task.rows)
         labels.append(task.label)
     for text, (rows, labels) in reasons.items():
         said = text.replace("{}", ", ".join(dict.fromkeys(labels)))
-        console.print(f"[red]{len(rows)} of the rows would fail at once: {escape(said)}[/]")
+        console.print(f"[red]{len(rows)} of the rows would fail at once: {escape(said)}[/]", soft_wrap=True)
+    if full := lacking_disk(graph, machine):
+        console.print(f"[red]{escape(full)}[/]", soft_wrap=True)
 
 
 def _all_memory(takes: Resources) -> float:

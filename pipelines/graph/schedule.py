@@ -24,6 +24,7 @@ class Schedule:
         """
         self.machine = machine
         self.running: dict[str, Resources] = {}
+        self._nodes: dict[str, list[int]] = {}
         self.left = {task.key: task for task in graph.missing}
         self._waits = {key: {need for need in task.needs if need in self.left} for key, task in self.left.items()}
         paths = remaining_paths(graph, seconds or {})
@@ -38,18 +39,21 @@ class Schedule:
         """The next task, counted as running from now on; None while none can start.
 
         The first in the order is waited for when it does not fit, so that wide tasks are not held up by narrow ones.
-        Tasks that measure come last, and have the machine to themselves.
+        Tasks that measure come last, and have all cores of a machine.
         """
-        if any(taken.exclusive for taken in self.running.values()):
-            return None
         first = next((key for key in self._order if key in self.left and not self._waits[key]), None)
         if first is None:
             return None
-        takes = self.left[first].resources.on(self.machine)
-        if self.running and (takes.exclusive or not self._fits(takes)):
+        if self.running and len(self._fitting(first)) < self.left[first].resources.on(self.machine).nodes:
             return None
-        self.running[first] = takes
-        return self.left.pop(first)
+        return self.start(first)
+
+    def start(self, key: str) -> Task:
+        """Counts a task as running from now on, on the first nodes that it fits on, else on the first."""
+        takes = self.left[key].resources.on(self.machine)
+        self._nodes[key] = [*self._fitting(key), *range(takes.nodes)][: takes.nodes]
+        self.running[key] = takes
+        return self.left.pop(key)
 
     def end(self, key: str) -> None:
         """The task was made."""
@@ -64,13 +68,19 @@ class Schedule:
         behind = graph.behind([key])
         return [self.left.pop(task.key) for task in graph.missing if task.key in behind and task.key in self.left]
 
-    def _fits(self, takes: Resources) -> bool:
-        taken = self.running.values()
-        return (
-            sum(one.cores for one in taken) + takes.cores <= self.machine.cores
-            and sum(one.gpus for one in taken) + takes.gpus <= self.machine.gpus
-            and sum(one.memory_gb for one in taken) + takes.memory_gb <= self.machine.memory_gb
-        )
+    def _fitting(self, key: str) -> list[int]:
+        """The numbers of the nodes that have what a task takes of each."""
+        takes = self.left[key].resources.on(self.machine)
+        return [
+            node
+            for node in range(self.machine.nodes)
+            if sum(one.cores for one in self._on(node)) + takes.cores <= self.machine.cores
+            and sum(one.gpus for one in self._on(node)) + takes.gpus <= self.machine.gpus
+            and sum(one.memory_gb for one in self._on(node)) + takes.memory_gb <= self.machine.memory_gb
+        ]
+
+    def _on(self, node: int) -> list[Resources]:
+        return [takes for key, takes in self.running.items() if node in self._nodes[key]]
 
 
 def remaining_paths(graph: Graph, seconds: Mapping[str, float]) -> dict[str, float]:
@@ -114,11 +124,11 @@ def spans(
     ends: list[tuple[float, str]] = []
     found: dict[str, tuple[float, float]] = {}
     for key, left in (running or {}).items():
-        schedule.running[key] = schedule.left.pop(key).resources.on(machine)
+        schedule.start(key)
         heapq.heappush(ends, (left, key))
         found[key] = (0.0, left)
     for key in [key for key in schedule.left if known[key] == 0]:
-        schedule.running[key] = schedule.left.pop(key).resources.on(machine)
+        schedule.start(key)
         schedule.end(key)
     now = 0.0
     while not schedule.finished:

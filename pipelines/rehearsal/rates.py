@@ -81,11 +81,11 @@ def note_rehearsal(graph: Graph, machine: Resources) -> Rehearsal | None:
         _rate(kind, [(graph.tasks[key], manifests[key]) for key in keys], clock, size) for kind, keys in kinds.items()
     ]
     name = scale.name.removesuffix(SUFFIX)
-    found = Rehearsal(name, device_name(machine), scale.size.layers, tokens, rates)
-    path = file_of(graph.outputs, name, found.device)
+    rehearsal = Rehearsal(name, device_name(machine), scale.size.layers, tokens, rates)
+    path = file_of(graph.outputs, name, rehearsal.device)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_synced(path, json.dumps(to_json(found), indent=1))
-    return found
+    write_synced(path, json.dumps(to_json(rehearsal), indent=1))
+    return rehearsal
 
 
 def _manifest(task: Task, outputs: Path) -> dict[str, Any] | None:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from filelock import FileLock
-
 from harc.files import publish, write_synced
 from pipelines.record import CellRecord, record_lines
 from pipelines.report.check import check_cells, check_replicates
@@ -23,6 +21,7 @@ from pipelines.report.tables.evidence import power_line
 from pipelines.report.tables.table import Row, Table
 from pipelines.report.writers.formats import compared, to_comparison_csv, to_csv, to_latex, to_markdown
 from pipelines.report.writers.page import Page, render_page
+from pipelines.runner.claims import Claims
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +161,7 @@ def _markdown_notes(findings: Sequence[Finding], notes: Sequence[str]) -> list[s
 def write_folder(folder: Path, files: dict[str, str | bytes]) -> None:
     """Writes all files into a folder beside the final one, then swaps them: what was there stays whole until then."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    with Claims(folder.parent / ".claims").claimed(folder.name):
         _swap(folder, files)
 
 

@@ -27,6 +27,7 @@ def notes(sweep: Sweep, table: Table) -> list[str]:
     seeds = seeds_of(sweep.cells)
     out += _pooled(seeds)
     out += _methods(sweep.cells)
+    out += _tuned(sweep.cells)
     out += _accuracy(sweep.cells, len(seeds) > 1)
     out += _grading(sweep.cells, bool(table.paper))
     if any("routing_kl" in row.values for row in table.rows):
@@ -47,6 +48,12 @@ def _methods(cells: Sequence[CellRecord]) -> list[str]:
     used = {str((cell.config.get("merge") or {}).get("method")) for cell in cells}
     found = [one for name, one in methods().items() if name in used and one.reference]
     return [f"Merging methods: {', '.join(f'{one.label} ({one.reference})' for one in found)}."] if found else []
+
+
+def _tuned(cells: Sequence[CellRecord]) -> list[str]:
+    """Where settings were chosen, if they were."""
+    files = sorted({str(one) for one in (cell.config.get("tuned") for cell in cells) if one})
+    return [f"Settings were chosen on validation data by +experiment=grid ({', '.join(files)})."] if files else []
 
 
 def _grading(cells: Sequence[CellRecord], beside_paper: bool) -> list[str]:

@@ -1,7 +1,7 @@
 """Makes the nodes of a chain: each once in all processes that share `outputs`, complete or absent.
 
-A directory appears under its final name by a rename when its stage has finished, with a manifest of what made it. A
-lock makes a second process wait and then read.
+A directory appears under its final name by a rename when its stage has finished, with a manifest of what made it. Who
+makes it holds a claim (pipelines/runner/claims.py), so that a second process waits and then reads.
 """
 
 import dataclasses
@@ -10,15 +10,12 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from harc.files import publish, write_synced
+from pipelines.runner.claims import PACE, Claim, Claims, Pace
 from pipelines.runner.manifest import MANIFEST, damage, describe_files
 from pipelines.runner.memory import PeakMemory
 from pipelines.runner.stage import Node
@@ -51,9 +48,10 @@ def is_made(node: Node, outputs: Path) -> bool:
 class Runner:
     """Makes nodes, and remembers within a process which are known to be whole."""
 
-    def __init__(self, outputs: Path):
-        self.outputs = Path(outputs)
+    def __init__(self, outputs: Path, pace: Pace = PACE):
+        self.outputs, self.pace = Path(outputs), pace
         self.known: dict[str, Made] = {}
+        self._claims: dict[str, Claims] = {}
 
     def run(self, node: Node) -> Made:
         """Makes the node and all it needs; see `run_all`."""
@@ -104,13 +102,44 @@ class Runner:
         """Reads the node, or makes it. False: another process is making it, and `wait` wasn't asked for."""
         final = node.path(self.outputs)
         made = self._read(node)
-        if made is None:
-            with _lock(self.outputs / node.stage / ".locks" / f"{final.name}.lock", final, wait) as acquired:
-                if not acquired:
+        while made is None:
+            with self._claims_of(node).claimed(final.name, wait) as claim:
+                if claim is None:
                     return False
-                made = self._read(node) or Made(node, final, self._make(node, final), made=True)
+                partial = self._take_partial(node, final, claim)
+                made = self._read(node)
+                if made is not None:
+                    shutil.rmtree(partial)
+                    break
+                try:
+                    made = Made(node, final, self._make(node, final, partial, claim), made=True)
+                except Exception as error:
+                    if claim.held:
+                        raise
+                    log.warning("%s: another process took over, this one had not been heard of (%s)", final, error)
         self.known[node.identity] = made
         return True
+
+    def _claims_of(self, node: Node) -> Claims:
+        folder = self.outputs / node.stage / ".claims"
+        return self._claims.setdefault(node.stage, Claims(folder, self.pace))
+
+    def _take_partial(self, node: Node, final: Path, claim: Claim) -> Path:
+        """The folder to write into. What earlier owners wrote is moved there for a stage that resumes, else removed.
+
+        It is the claim's own: an owner who was taken for dead and is not finds its folder gone.
+        """
+        room = self.outputs / node.stage / ".partial"
+        room.mkdir(parents=True, exist_ok=True)
+        partial = room / f"{final.name}.{claim.token}"
+        left = [path for path in room.iterdir() if path.name.rpartition(".")[0] == final.name]
+        if left and node.spec.resumable:
+            left.sort(key=lambda path: path.stat().st_mtime)
+            left.pop().rename(partial)
+        for path in left:
+            shutil.rmtree(path, ignore_errors=True)  # what a dead owner started may still write there
+        partial.mkdir(exist_ok=True)
+        return partial
 
     def _read(self, node: Node) -> Made | None:
         final = node.path(self.outputs)
@@ -122,12 +151,8 @@ class Runner:
             return None
         return Made(node, final, json.loads((final / MANIFEST).read_text()), made=False)
 
-    def _make(self, node: Node, final: Path) -> dict[str, Any]:
+    def _make(self, node: Node, final: Path, partial: Path, claim: Claim) -> dict[str, Any]:
         inputs = {name: self.known[up.identity].path for name, up in node.inputs.items()}
-        partial = self.outputs / node.stage / ".partial" / final.name
-        if partial.exists() and not node.spec.resumable:
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True, exist_ok=True)
         log.info("%s %s", node.stage, final)
         started = time.time()
         try:
@@ -151,25 +176,8 @@ class Runner:
             "files": describe_files(partial),
         }
         write_synced(partial / MANIFEST, json.dumps(manifest, indent=1, default=str))
+        if not claim.held:
+            raise InterruptedError(f"the claim on {final} is another process's by now")
         publish(partial, final)
         log.info("%s %s done in %.1f s", node.stage, final.name, manifest["seconds"])
         return manifest
-
-
-@contextmanager
-def _lock(path: Path, final: Path, wait: bool) -> Iterator[bool]:
-    """The lock of one directory, and whether it was acquired: always if `wait`, else only if nobody holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        if not wait:
-            yield False
-            return
-        log.info("waiting: another process is making %s", final)
-        lock.acquire()
-    try:
-        yield True
-    finally:
-        lock.release()

@@ -25,6 +25,9 @@ class Resources:
     exclusive: bool = False
     """Whether the machine must do nothing else meanwhile: the stage measures time or memory."""
 
+    nodes: int = 1
+    """Machines alike, each with all of the above: that the stage spans, or that there are."""
+
     mappable_gb: float = 0.0
     """Of memory_gb, what goes to memory-mapped files where a stage gets less memory than it could use."""
 
@@ -36,9 +39,10 @@ class Resources:
 
     @property
     def words(self) -> str:
-        """In words: `2 cores, 1 GPU`."""
+        """In words: `2 cores, 1 GPU`, with `4 × ` before it for several nodes."""
         cores = f"{self.cores} core{'s' * (self.cores != 1)}"
-        return f"{cores}, {self.gpus} GPU{'s' * (self.gpus != 1)}" if self.gpus else cores
+        node = f"{cores}, {self.gpus} GPU{'s' * (self.gpus != 1)}" if self.gpus else cores
+        return f"{self.nodes} × ({node})" if self.nodes > 1 else node
 
     @property
     def anywhere_gb(self) -> float:
@@ -51,7 +55,9 @@ class Resources:
         What goes beyond the share of the host's memory that one stage gets (harc.memory.SHARE) is mapped, if it can be.
         """
         cores = machine.cores if self.exclusive else min(self.cores, machine.cores)
-        taken = dataclasses.replace(self, cores=cores, gpus=min(self.gpus, machine.gpus))
+        taken = dataclasses.replace(
+            self, cores=cores, gpus=min(self.gpus, machine.gpus), nodes=min(self.nodes, machine.nodes)
+        )
         if not machine.gpus:
             memory = self.memory_gb + self.gpus * self.gpu_memory_gb
             taken = dataclasses.replace(taken, memory_gb=memory, gpu_memory_gb=0.0)
@@ -66,6 +72,8 @@ class Resources:
     def lacking(self, machine: "Resources") -> str | None:
         """What the machine has too little of for the stage, in words; None where it fits."""
         wanted = self.on(machine)
+        if self.nodes > machine.nodes:
+            return f"spans {self.nodes} nodes; here is {machine.nodes}"
         if machine.gpus and self.gpus > machine.gpus:
             return f"needs {self.gpus} GPUs; this machine has {machine.gpus}"
         if wanted.memory_gb > machine.memory_gb:

@@ -23,7 +23,7 @@ class CalibrateConfig:
     """A calibration of the merged routers; `none` leaves them as merged."""
 
     method: str = MISSING
-    """harc, repair or none."""
+    """harc, repair, router_sft or none."""
 
 
 @dataclass

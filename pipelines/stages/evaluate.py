@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
@@ -15,6 +15,9 @@ from pipelines.runner.estimate import SMALL_GB, Estimate, ModelSize, Work
 from pipelines.runner.resources import Resources
 from pipelines.runner.stage import Node, Stage
 from pipelines.stages.inputs import A_GPU, generating, model, require_engine
+
+if TYPE_CHECKING:
+    from eval.engines import Engine
 
 PROBLEMS = 600  # of a published benchmark, about
 ANSWER = 1024  # tokens that an answer may have, where the scale names none
@@ -72,34 +75,50 @@ def evaluate(config: EvaluateStageConfig, inputs: dict[str, Path], out: Path) ->
 
     inputs: `model` unless the config names one; `world` where task data comes from the tiny world.
     """
-    import eval as evaluation
     from eval.engines import load_engine
-    from eval.task_folder import check_folder, evaluate_folder
 
-    tasks = {task: local_path(data, inputs.get("world")) if data else None for task, data in config.tasks.items()}
-    run: Callable[..., dict[str, Any]]
-    if config.task_folder is not None:
-        metrics = _metrics(config)
-        check_folder(config.task_folder, metrics)
-        run = functools.partial(evaluate_folder, folder=config.task_folder, tasks=metrics)
-    else:
-        evaluation.check_tasks(tasks, config.engine.allow_unsandboxed)
-        run = functools.partial(evaluation.evaluate, tasks=tasks, allow_unsandboxed=config.engine.allow_unsandboxed)
+    tasks = checked(config, inputs)
     engine = load_engine(config.engine, model(inputs, "model", config.model))
     began = time.perf_counter()
     try:
-        results = run(
-            engine,
-            samples=config.samples,
-            temperature=config.temperature,
-            seed=config.seed,
-            limit=config.limit,
-            max_new_tokens=config.max_new_tokens,
-            out=out,
-        )
+        results = sampled(config, tasks, engine, out)
     finally:
         engine.close()
     return {"tasks": results, "work_seconds": time.perf_counter() - began}
+
+
+def checked(config: EvaluateStageConfig, inputs: dict[str, Path]) -> dict[str, Path | None]:
+    """Task -> its data file, where the config names one; raises as `check`, before a model is loaded."""
+    from eval.evaluation import check_tasks
+    from eval.task_folder import check_folder
+
+    tasks = {task: local_path(data, inputs.get("world")) if data else None for task, data in config.tasks.items()}
+    if config.task_folder is not None:
+        check_folder(config.task_folder, _metrics(config))
+    else:
+        check_tasks(tasks, config.engine.allow_unsandboxed)
+    return tasks
+
+
+def sampled(config: EvaluateStageConfig, tasks: dict[str, Path | None], engine: "Engine", out: Path) -> dict[str, Any]:
+    """The result of each task, by an open engine."""
+    import eval as evaluation
+    from eval.task_folder import evaluate_folder
+
+    run: Callable[..., dict[str, Any]]
+    if config.task_folder is not None:
+        run = functools.partial(evaluate_folder, folder=config.task_folder, tasks=_metrics(config))
+    else:
+        run = functools.partial(evaluation.evaluate, tasks=tasks, allow_unsandboxed=config.engine.allow_unsandboxed)
+    return run(
+        engine,
+        samples=config.samples,
+        temperature=config.temperature,
+        seed=config.seed,
+        limit=config.limit,
+        max_new_tokens=config.max_new_tokens,
+        out=out,
+    )
 
 
 def _metrics(config: EvaluateStageConfig) -> dict[str, str | None]:

@@ -6,7 +6,7 @@ import dataclasses
 import random
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.data.calibration import calibration_records
 from pipelines.runner.estimate import LOADED_GB
@@ -52,10 +52,7 @@ def calibration_text(
     text = {}
     for name, source in sources.items():
         tokenizer = load_tokenizer(source)
-        records = calibration_records(inputs[f"data_{name}"])
-        if fraction < 1:
-            random.Random(f"{seed}|{name}").shuffle(records)
-            records = records[: max(1, round(fraction * len(records)))]
+        records = chosen_records(inputs[f"data_{name}"], name, fraction, seed)
         text[name] = encode(tokenizer, records, max_length)
     return text
 
@@ -63,6 +60,15 @@ def calibration_text(
 def asked_records(node: Node) -> float:
     """How many calibration records of all domains a node reads, about: for estimates."""
     return sum(up.config.target or RECORDS for name, up in node.inputs.items() if name.startswith("data_"))
+
+
+def chosen_records(sampled: Path, domain: str, fraction: float, seed: int) -> list[dict[str, Any]]:
+    """A domain's calibration records, or a fraction of them drawn by the seed; a larger one holds a smaller."""
+    records = calibration_records(sampled)
+    if fraction < 1:
+        random.Random(f"{seed}|{domain}").shuffle(records)
+        records = records[: max(1, round(fraction * len(records)))]
+    return records
 
 
 def calibration_tokens(node: Node, size: ModelSize) -> float:

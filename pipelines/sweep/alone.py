@@ -8,6 +8,7 @@ from pipelines.config import Config
 from pipelines.graph.make import make
 from pipelines.graph.page import print_plan
 from pipelines.record import write_record
+from pipelines.sweep.tuned import AUTO
 
 
 def run_alone(config: Config) -> None:
@@ -15,8 +16,11 @@ def run_alone(config: Config) -> None:
 
     Raises:
         StageError: a stage failed.
+        ValueError: tuned=auto, which is of sweeps.
         Exception: whatever its composition or the checks before it raise.
     """
+    if config.tuned == AUTO:
+        raise ValueError("tuned=auto is of a sweep (an experiment, or -m): a cell alone takes tuned=FILE")
     if config.plan:
         print_plan([config])
         return
@@ -26,6 +30,8 @@ def run_alone(config: Config) -> None:
     hydra_config = HydraConfig.get()
     out = Path(hydra_config.runtime.output_dir)
     making = make([config], out / "stages")
+    if making.queued:
+        return
     if (error := making.error(0)) is not None:
         raise error
     record = making.record(0, list(hydra_config.overrides.task))

@@ -27,6 +27,8 @@ class ReportCallback(Callback):
         if config.plan:
             return
         outcome = noted() or Outcome()
+        if outcome.queued:
+            return
         outcome.status = 1
         outcome.status = int(not report_sweep(config))
 

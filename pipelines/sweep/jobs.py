@@ -60,7 +60,7 @@ def typed(composed: DictConfig, overrides: Sequence[str], cell: Sequence[str] = 
         raise ValueError(f"seeds={config.seeds}: expected a sweep (-m, or an experiment), and none over seed beside it")
     if reason := refused(config):
         raise ValueError(reason)
-    return rehearsed(apply_tuned(config))
+    return rehearsed(apply_tuned(config, [*overrides, *own]))
 
 
 def refusal(master: DictConfig) -> str | None:

@@ -3,17 +3,19 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
+from hydra.core.utils import JobReturn, configure_log, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from pipelines.config import Config
-from pipelines.graph.make import Making, make
+from pipelines.graph.make import make
 from pipelines.graph.page import print_plan
-from pipelines.record import write_record
-from pipelines.sweep.jobs import Job, compose_jobs
+from pipelines.sweep.combinations import cell_overrides
+from pipelines.sweep.composed import gather, run
+from pipelines.sweep.jobs import compose_jobs
+from pipelines.sweep.outcome import note_queued
+from pipelines.sweep.tuning import grid_of, tune
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +37,24 @@ def launch(
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
     jobs = compose_jobs(context.config_loader, master, batch, first)
     if not all(is_cell(job.config) for job in jobs):
-        return [_run(context, job, task_function) for job in jobs]
+        return [run(context, job, task_function) for job in jobs]
     folder = Path(str(master.hydra.sweep.dir))
     folder.mkdir(parents=True, exist_ok=True)
-    if jobs[0].config.plan:
-        print_plan([job.config for job in jobs])
+    configs = [job.config for job in jobs]
+    grid = grid_of(configs, list(master.hydra.overrides.task))
+    if configs[0].plan:
+        print_plan([*([job.config for job in grid.jobs] if grid else []), *configs])
+        if grid:
+            log.info("tuned=auto: its choice may need other merges than these, which have the settings before tuning")
         return []
     with_log_in(folder)
-    making = make([job.config for job in jobs], folder / "stages")
+    if grid:
+        words = [[*job.overrides, *cell_overrides(job.composed)] for job in jobs]
+        configs = tune(grid, configs, words, folder / "stages")
+    making = make(configs, folder / "stages")
+    if making.queued:
+        note_queued()
+        return []
     return [gather(context, making, number, job) for number, job in enumerate(jobs)]
 
 
@@ -50,31 +62,6 @@ def is_cell(config: Config) -> bool:
     """Whether the configuration is a cell's, and not that of something that is done in a cell's place."""
     experiment = config.experiment
     return not (experiment.runs or experiment.tool or experiment.dashboard)
-
-
-def gather(context: HydraContext, making: Making, row: int, job: Job) -> JobReturn:
-    """Writes the record of a row where Hydra's job would have left it, and sends it to the tracker."""
-
-    def record(_: Any) -> None:
-        found = making.record(row, job.overrides)
-        write_record(job.folder, found)
-        if found.status == "ok":
-            from pipelines.tracking.runs import log_cell
-
-            log_cell(job.config.tracker, found)
-
-    return _run(context, job, record, configure_logging=False)
-
-
-def _run(context: HydraContext, job: Job, function: TaskFunction, configure_logging: bool = True) -> JobReturn:
-    return run_job(
-        hydra_context=context,
-        task_function=function,
-        config=job.composed,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-        configure_logging=configure_logging,
-    )
 
 
 def with_log_in(folder: Path) -> None:

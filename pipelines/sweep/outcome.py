@@ -16,6 +16,9 @@ class Outcome:
     status: int = 0
     """1 if a cell of a sweep failed or is missing."""
 
+    queued: bool = False
+    """Whether a queue was left with the stages and the report."""
+
 
 _current: ContextVar[Outcome | None] = ContextVar("outcome", default=None)
 
@@ -34,3 +37,9 @@ def gathered() -> Iterator[Outcome]:
 def noted() -> Outcome | None:
     """The outcome of the call of the command line at work here; None in a parallel launcher's process."""
     return _current.get()
+
+
+def note_queued() -> None:
+    """A queue was left with the stages and the report of this call."""
+    if (outcome := noted()) is not None:
+        outcome.queued = True

@@ -1,4 +1,5 @@
-"""The training stages, by TRL's SFTTrainer: `pretrain` from random weights, `finetune` from a base, `sft` of a merge.
+"""The training stages, by TRL's SFTTrainer: `pretrain` from random weights, `finetune` from a base, `sft` of a merge,
+`router_sft` of its routers alone.
 
 The loss is on responses only (or on every token), the router's load-balancing loss on or off by its coefficient. A
 killed run resumes from its last complete checkpoint under `out/trainer`, which is gone when the stage has finished.
@@ -11,6 +12,7 @@ import math
 import random
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +34,11 @@ from pipelines.data.tokens import count_tokens, tokenize
 from pipelines.places import CONF
 from pipelines.stages.finetune import FinetuneConfig
 from pipelines.stages.pretrain import PretrainConfig
+from pipelines.stages.router_sft import RouterSftStageConfig
 from pipelines.stages.sft import SftConfig
 from pipelines.training.launch import launch_training, read_job, split_batch, write_job
 from pipelines.training.loop import LossCurve, Progress, RouterTrainer, complete_checkpoint, trainer_arguments
+from pipelines.training.routers import Recorded, RecordedRoutingTrainer, examples_of
 from pipelines.training.settings import LaunchConfig, TrainConfig
 
 log = logging.getLogger(__name__)
@@ -83,8 +87,12 @@ def _train(stage: str, config: Any, inputs: dict[str, Path], out: Path) -> dict[
     set_seed(settings.seed)
     disable_progress_bar()
     tokenizer, source = _tokenizer(config, inputs)
-    records = _records(config, inputs)
-    examples = tokenize(tokenizer, records, max_length=settings.max_length, responses_only=settings.responses_only)
+    recorded: list[Recorded] = []
+    if isinstance(config, RouterSftStageConfig):
+        examples, recorded = examples_of(config, inputs, tokenizer, out / WORK)
+    else:
+        records = _records(config, inputs)
+        examples = tokenize(tokenizer, records, max_length=settings.max_length, responses_only=settings.responses_only)
     tokens, learned = count_tokens(examples)
     log.info("%s: %d examples, %d tokens, %d of them with loss", stage, len(examples), tokens, learned)
     checkpoint = complete_checkpoint(out / WORK)
@@ -92,9 +100,8 @@ def _train(stage: str, config: Any, inputs: dict[str, Path], out: Path) -> dict[
     routing = _router_flags(model)
 
     arguments = trainer_arguments(settings, out / WORK)
-    trainer = RouterTrainer(
-        model=model, args=arguments, train_dataset=examples, processing_class=tokenizer, callbacks=[]
-    )
+    kind = partial(RecordedRoutingTrainer, stage=config, recorded=recorded) if recorded else RouterTrainer
+    trainer = kind(model=model, args=arguments, train_dataset=examples, processing_class=tokenizer, callbacks=[])
     trainer.add_callback(LossCurve(out / "loss.jsonl"))
     trainer.add_callback(Progress(stage))
     if checkpoint:

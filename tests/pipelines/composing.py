@@ -26,7 +26,7 @@ def hydra_conf() -> Iterator[None]:
 def sweep_of(experiment: str, scale: str, *, whole: bool = True) -> list[tuple[list[str], Config]]:
     """The overrides and the configuration of every job of an experiment, those that are no rows too.
 
-    whole=False: of each line of cells the first combination alone (a third of a second each to compose).
+    whole=False: of each line of cells the first combination and the last (a third of a second each to compose).
     """
     chosen = [f"+experiment={experiment}", f"scale={scale}"]
     sweep = compose("config", overrides=chosen, return_hydra_config=True)
@@ -35,5 +35,5 @@ def sweep_of(experiment: str, scale: str, *, whole: bool = True) -> list[tuple[l
     jobs = expand(lines)
     assert not sweep.experiment.cells or params["experiment.cell"].endswith(str(len(jobs) - 1))
     if not whole:
-        jobs = [expand([line])[0] for line in lines]
+        jobs = [jobs[at] for line in lines for jobs in [expand([line])] for at in sorted({0, len(jobs) - 1})]
     return [(own, OmegaConf.to_object(compose("config", overrides=[*chosen, *own]))) for own in jobs]

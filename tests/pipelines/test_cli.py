@@ -74,7 +74,7 @@ def test_plan_of_a_real_scale_estimates_memory_and_disk(tmp_path, scale):
     [
         (["+experiment=tabel1"], "experiment/tabel1.*table1"),
         (["merge=tise"], "merge/tise.*ties"),
-        (["merge=ties", "merge.densty=0.3"], "densty.*valid keys there: density, label, method"),
+        (["merge=ties", "merge.densty=0.3"], "densty.*valid keys there: align, density, label, method"),
         (["calibrate.alpha=much"], "calibrate.alpha=much: expected a number from 0 to 1, or auto"),
         (["calibrate.target=x"], "calibrate.target=x: expected one of merged_inputs, source_inputs"),
         (["calibrate.control=x"], "calibrate.control=x: expected one of none, random, swapped"),

@@ -62,7 +62,7 @@ def test_published_values_are_chosen_by_one_switch_and_a_key_set_by_hand_wins():
 
 @pytest.mark.parametrize("experiment", ["table1", "table3", "table5", "table6", "table7", "fig3b", "fig4b", "grid"])
 def test_the_papers_experiments_merge_as_published(experiment):
-    cells = [config for _, config in sweep_of(experiment, "tiny")]
+    cells = [config for _, config in sweep_of(experiment, "tiny", whole=experiment != "grid")]
     assert {config.merge.published for config in cells} == {True}
     dare = [config.merge.normalize for config in cells if config.merge.method == "dare"]
     assert set(dare) <= {True}
@@ -70,7 +70,7 @@ def test_the_papers_experiments_merge_as_published(experiment):
 
 def test_text_is_read_by_the_methods_that_need_it():
     reading = {name for name in methods() if stage_of(f"merge={name}").max_length is not None}
-    assert reading == {"fisher", "regmean"}
+    assert reading == {"fisher", "regmean", "regmean_plus"}
 
 
 def test_a_wrong_key_or_type_fails_when_it_is_composed():
@@ -105,7 +105,12 @@ def test_the_grid_is_what_the_settings_declare():
         "merge=wudi merge.lr=2e-05,0.0002,0.001",
     ]
     assert grid_lines(["ties"], ["chat", "math", "code"]) == ["merge=ties merge.density=0.2,0.4,0.7"]
-    assert len(sweep_of("grid", "tiny")) == 31
+    assert grid_lines(["average", "ties"], ["math"], [0.5, 1.0])[-1] == (
+        "merge=average,ties calibrate=harc calibrate.alpha=0.5,1.0"
+    )
+    lines = compose("config", overrides=["+experiment=grid", "grid_alpha=[]"]).experiment.cells
+    swept = {line.split()[0] for line in lines}
+    assert swept == {f"merge={name}" for name in methods() if grid_lines([name], ["math", "code"])}
 
 
 def test_merges_names_methods():

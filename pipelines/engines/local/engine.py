@@ -11,17 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harc.memory import installed_memory_gb
-from pipelines.config.engine import LocalEngineConfig
-from pipelines.engines import Progress
+from pipelines.config.engine import LocalEngineConfig, StageEngineConfig
+from pipelines.engines.books import ATTEMPTS, Books
 from pipelines.engines.local.process import Worker
-from pipelines.engines.unit import FAILED, MADE, SKIPPED, Result, read_result, write_units
+from pipelines.engines.unit import MADE, Progress, Result
 from pipelines.graph.graph import Graph, Task
 from pipelines.graph.schedule import Schedule
 from pipelines.runner.resources import Resources
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 2  # at a task whose worker dies
 _LOOK_SECONDS = 1.0  # between looks at workers that may have died silently
 
 
@@ -33,31 +32,21 @@ class _Running:
 
 
 class LocalEngine:
-    """See `pipelines.engines.Engine`."""
+    """See `pipelines.engines.engine.Engine`."""
 
     def __init__(self, config: LocalEngineConfig):
         self.config = config
 
     def machine(self) -> Resources:
-        """See `pipelines.engines.Engine`. What the settings say, so that another machine can be planned for.
+        """See `pipelines.engines.engine.Engine`. What the settings say, so that another machine can be planned for.
 
         Raises:
             ValueError: more GPUs than there are here, of unknown memory.
         """
-        config = self.config
-        seen = len(visible_gpus())
-        gpus = seen if config.gpus is None else config.gpus
-        if gpus > seen and config.gpu_memory_gb is None:
-            raise ValueError(f"engine.gpus={gpus}: here are {seen}; set engine.gpu_memory_gb to plan for others")
-        return Resources(
-            config.cores or len(own_cores()),
-            gpus,
-            config.memory_gb or installed_memory_gb(),
-            config.gpu_memory_gb or (gpu_memory_gb() if gpus else 0.0),
-        )
+        return own_machine(self.config)
 
     def run(self, graph: Graph, work: Path, progress: Progress) -> dict[str, Result]:
-        """See `pipelines.engines.Engine`. work: gets cells/, results/ and logs/.
+        """See `pipelines.engines.engine.Engine`. work: gets cells/, results/ and logs/.
 
         Raises:
             ValueError: the settings give more cores or GPUs than this process may use.
@@ -78,17 +67,14 @@ class _Run:
     def __init__(
         self, machine: Resources, cores: list[int], gpus: list[int], graph: Graph, work: Path, progress: Progress
     ):
-        self.graph, self.work, self.progress = graph, work, progress
+        self.graph, self.progress = graph, progress
         self.schedule = Schedule(graph, machine)
-        self.units = write_units(graph, work / "cells")
+        self.books = Books(graph, work, progress)
+        self.output = work / "logs" / "workers.log"
         self.cores, self.gpus = cores, gpus
         self.most_workers = len(cores)
         self.idle: list[Worker] = []
         self.busy: dict[int, _Running] = {}
-        self.attempts: dict[str, int] = {}
-        self.results: dict[str, Result] = {}
-        for folder in ("results", "logs"):
-            (work / folder).mkdir(parents=True, exist_ok=True)
 
     def to_the_end(self) -> dict[str, Result]:
         while not self.schedule.finished:
@@ -97,7 +83,7 @@ class _Run:
             readable, _, _ = select.select(list(self.busy), [], [], _LOOK_SECONDS)
             for descriptor in [one for one, run in self.busy.items() if one in readable or run.worker.dead]:
                 self._collect(self.busy.pop(descriptor))
-        return self.results
+        return self.books.results
 
     def stop(self) -> None:
         for worker in [*self.idle, *(running.worker for running in self.busy.values())]:
@@ -111,11 +97,10 @@ class _Run:
         self._give(_Running(task, self._worker(gpus), cores))
 
     def _give(self, running: _Running) -> None:
-        task = running.task
-        self._result_of(task).unlink(missing_ok=True)
-        self.attempts[task.key] = self.attempts.get(task.key, 0) + 1
+        task, books = running.task, self.books
+        books.attempt(task)
         self.busy[running.worker.replies] = running
-        running.worker.give(self.units[task.key], task.key, self._result_of(task), self._log_of(task), running.cores)
+        running.worker.give(books.units[task.key], task.key, books.result_of(task), books.log_of(task), running.cores)
 
     def _worker(self, gpus: tuple[int, ...]) -> Worker:
         """An idle worker that sees these GPUs, else a new one, in the place of an idle one if there are enough."""
@@ -125,22 +110,22 @@ class _Run:
                 return worker
         if self.idle and len(self.idle) + len(self.busy) >= self.most_workers:
             self.idle.pop(0).stop()
-        return Worker(gpus, self.work / "logs" / "workers.log")
+        return Worker(gpus, self.output)
 
     def _collect(self, running: _Running) -> None:
         task, worker = running.task, running.worker
-        if worker.replied() or self._result_of(task).exists():
+        if worker.replied() or self.books.result_of(task).exists():
             self._release(running)
-            self._end(task, read_result(self._result_of(task)))
+            self._end(task, self.books.end(task))
             return
         ending = worker.ending
         worker.stop()
-        if self.attempts[task.key] < ATTEMPTS:
+        if self.books.again(task):
             log.warning("%s %s: its process %s; once more", task.stage, task.label, ending)
-            self._give(_Running(task, Worker(worker.gpus, self.work / "logs" / "workers.log"), running.cores))
+            self._give(_Running(task, Worker(worker.gpus, self.output), running.cores))
             return
         self._release(running, alive=False)
-        self._end(task, Result(task.key, FAILED, error=f"its process {ending}, {ATTEMPTS} times"))
+        self._end(task, self.books.die(task, f"its process {ending}, {ATTEMPTS} times"))
 
     def _release(self, running: _Running, alive: bool = True) -> None:
         self.cores = sorted([*self.cores, *running.cores])
@@ -153,28 +138,34 @@ class _Run:
             self.idle.append(running.worker)
 
     def _end(self, task: Task, result: Result) -> None:
-        self._note(task, Result(**{**vars(result), "log": str(self._log_of(task))}))
         if result.status == MADE:
             self.schedule.end(task.key)
-            return
-        for behind in self.schedule.fail(task.key, self.graph):
-            self._note(behind, Result(behind.key, SKIPPED, error=f"needs {task.stage} {task.label}: {result.error}"))
-
-    def _note(self, task: Task, result: Result) -> None:
-        self.results[task.key] = result
-        self.progress.ended(task, result)
-
-    def _result_of(self, task: Task) -> Path:
-        return self.work / "results" / f"{task.key}.json"
-
-    def _log_of(self, task: Task) -> Path:
-        return self.work / "logs" / f"{task.name}.log"
+        else:
+            self.schedule.fail(task.key, self.graph)
 
 
 def _some(key: str, there: list[int], asked: int | None) -> list[int]:
     if asked is not None and asked > len(there):
         raise ValueError(f"engine.{key}={asked}: this process may use {len(there)} (more can only be planned for)")
     return there if asked is None else there[:asked]
+
+
+def own_machine(config: StageEngineConfig) -> Resources:
+    """This machine, and what the settings say of it first.
+
+    Raises:
+        ValueError: more GPUs than there are here, of unknown memory.
+    """
+    seen = len(visible_gpus())
+    gpus = seen if config.gpus is None else config.gpus
+    if gpus > seen and config.gpu_memory_gb is None:
+        raise ValueError(f"engine.gpus={gpus}: here are {seen}; set engine.gpu_memory_gb to plan for others")
+    return Resources(
+        config.cores or len(own_cores()),
+        gpus,
+        config.memory_gb or installed_memory_gb(),
+        config.gpu_memory_gb or (gpu_memory_gb() if gpus else 0.0),
+    )
 
 
 def own_cores() -> list[int]:

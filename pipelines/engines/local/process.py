@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipelines.engines.unit import environment
+from pipelines.engines.command import ending, environment
 
 _GRACE_SECONDS = 10  # between SIGTERM and SIGKILL
 
@@ -51,10 +51,7 @@ class Worker:
     @property
     def ending(self) -> str:
         """How it ended, in words."""
-        status = self._process.wait()
-        if status == -signal.SIGKILL:
-            return "was killed (signal 9: often the system, out of memory)"
-        return f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
+        return ending(self._process.wait())
 
     def stop(self) -> None:
         """Ends it and what it started."""

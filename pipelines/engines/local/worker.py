@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pipelines.engines.inside import point, use_threads, with_output_in
 from pipelines.engines.unit import make_unit
 from pipelines.engines.worker import log_lines
 
@@ -23,7 +24,7 @@ def main() -> None:
     end_with(parent)
     os.set_inheritable(replies, False)
     orders = os.fdopen(os.dup(0), encoding="utf-8")
-    _point(0, os.devnull, os.O_RDONLY)  # a stage's own processes must not read orders
+    point(0, os.devnull, os.O_RDONLY)  # a stage's own processes must not read orders
     log_lines()
     for line in orders:
         order: dict[str, Any] = json.loads(line)
@@ -33,26 +34,12 @@ def main() -> None:
         os.write(replies, b".")
 
 
-def with_output_in(path: Path) -> None:
-    """From now on, what this process and its children print is added to the file."""
-    for descriptor in (1, 2):
-        _point(descriptor, str(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-
-
-def _point(descriptor: int, path: str, flags: int) -> None:
-    opened = os.open(path, flags, 0o644)
-    os.dup2(opened, descriptor)
-    os.close(opened)
-
-
 def take_cores(cores: list[int]) -> None:
     """Every thread of this process to these cores, and as many threads for what is computed next."""
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(len(cores))
     if hasattr(os, "sched_setaffinity"):
         for thread in os.listdir("/proc/self/task"):  # noqa: PTH208 (an id, not a path)
             os.sched_setaffinity(int(thread), cores)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(len(cores))
+    use_threads(len(cores))
 
 
 def end_with(parent: int) -> None:

@@ -1,9 +1,9 @@
 """Beyond the paper: each merge as it was, with HARC, with own targets, and with its blocks repaired.
 
-Own targets fit the routers to what each source routes on its own hidden states; repair fits the other linear maps in
-the same way. Two negative controls stand beside them: routers changed at random by as much as HARC changes them, and
-HARC with the domains swapped. Judged by routing KL, by held-out loss and by accuracy, each paired with the merge as it
-was.
+Own targets fit the routers to what each source routes on its own hidden states; router SFT trains them to the same by
+gradient; repair fits the other linear maps too. Two negative controls stand beside them: routers changed at random by
+as much as HARC changes them, and HARC with the domains swapped. Judged by routing KL, by held-out loss and by accuracy,
+each paired with the merge as it was.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,13 +33,15 @@ from pipelines.report.tables.table import Column, Gain, Row, Table, signed
 
 MERGED, HARC, OWN, BLOCK = "merged", "HARC", "own targets", "block repaired"
 PARTLY = "router and experts repaired"
+TRAINED = "router SFT"
 RANDOM, SWAPPED = "random change", "domains swapped"
 CONTROLS = {"random": RANDOM, "swapped": SWAPPED}  # as calibrate.control says it
 EXACT = ", exact KL"
 EXACT_OWN = OWN + EXACT  # what findings are about: the better objective on calibration text held out (docs/repair.md)
-VARIANTS = (MERGED, RANDOM, SWAPPED, HARC, HARC + EXACT, OWN, OWN + EXACT, PARTLY, BLOCK)
+VARIANTS = (MERGED, RANDOM, SWAPPED, HARC, HARC + EXACT, OWN, OWN + EXACT, TRAINED, PARTLY, BLOCK)
 COLOURED = {MERGED: "Individual", RANDOM: "Fisher Merging", SWAPPED: "TIES-Merging", HARC: "HARC",
-            OWN: "WUDI-Merging", PARTLY: "RegMean", BLOCK: "DARE"}  # fmt: skip
+            OWN: "WUDI-Merging", PARTLY: "RegMean", BLOCK: "DARE",
+            TRAINED: "Weight Averaging"}  # fmt: skip
 LOWERED = 0.20  # of the merged model's routing KL, beyond what HARC lowers
 LOSS_LOWERED = 0.05  # of the merged model's loss
 _LOSSES, _GAINS = 5, 4  # of six merges: how many intervals must exclude zero, in loss and in accuracy
@@ -77,6 +79,8 @@ def _key(cell: CellRecord) -> tuple[str, ...]:
 def _variant(cell: CellRecord) -> str:
     if cell.calibrate == "repair":
         return BLOCK if "attention" in cell.setting("calibrate.parts") else PARTLY
+    if cell.calibrate == "router_sft":
+        return TRAINED
     if not cell.calibrated:
         return MERGED
     if cell.setting("calibrate.control") != "none":

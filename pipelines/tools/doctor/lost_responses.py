@@ -73,15 +73,15 @@ def lost_of(
         per_token = before.any(0).nonzero().flatten().tolist()
         at = per_token[0] if per_token else None
         layer = None if at is None else part.layers[int(before[:, at].nonzero()[0])]
-        prompt = " ".join(tokenizer.decode(sequence.ids[:first], skip_special_tokens=True).split())
+        prompt = " ".join(str(tokenizer.decode(sequence.ids[:first], skip_special_tokens=True)).split())
         found.append(
             Lost(
                 domain,
                 prompt if len(prompt) <= _LONGEST else f"{prompt[:_LONGEST]}…",
                 left - first,
-                tokenizer.decode(sequence.ids[left : left + 1]),
+                str(tokenizer.decode(sequence.ids[left : left + 1])),
                 at,
-                "" if at is None else tokenizer.decode(sequence.ids[at : at + 1]),
+                "" if at is None else str(tokenizer.decode(sequence.ids[at : at + 1])),
                 layer,
                 float(before.double().mean()),
                 int(part.greedy_routed[index]) == count,

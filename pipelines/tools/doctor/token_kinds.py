@@ -19,7 +19,7 @@ def kinds_of(tokenizer: PreTrainedTokenizerBase, sequences: Sequence[TokenSequen
     ids = torch.cat([sequence.ids for sequence in sequences]).tolist()
     added = tokenizer.added_tokens_decoder
     special = {*tokenizer.all_special_ids, *(index for index, token in added.items() if token.special)}
-    known = {index: "special" if index in special else kind_of(tokenizer.decode([index])) for index in set(ids)}
+    known = {index: "special" if index in special else kind_of(str(tokenizer.decode([index]))) for index in set(ids)}
     response = torch.cat([torch.arange(len(sequence)) >= sequence.response_start for sequence in sequences])
     found = {"prompt": ~response, "response": response}
     for kind in KINDS[2:]:

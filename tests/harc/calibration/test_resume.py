@@ -149,7 +149,7 @@ harc.calibrate(paths[0], paths[1:], data, out=f"{{folder}}/out", resume=f"{{fold
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "count", "solves"),
-    [("_write_tensor", 4, 1), ("_replace", 4, 2), ("_replace", 2, 3)],
+    [("_write_tensor", 4, 1), ("replace_file", 4, 2), ("replace_file", 2, 3)],
     ids=["writing the second layer's states", "writing the first layer's states", "writing the first router"],
 )
 def test_kill_9_in_the_middle(place, count, solves, tmp_path, monkeypatch) -> None:

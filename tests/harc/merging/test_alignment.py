@@ -90,14 +90,15 @@ def test_every_architecture_is_put_in_order_or_refused(tmp_path, model_type):
     except CheckpointError as refused:
         assert model_type in REFUSED, refused
         return
-    if getattr(open_checkpoint(original).config, "n_group", 1) == 1:
+    config = open_checkpoint(original).config
+    if (config.get("n_group") or config.get("num_expert_group") or 1) == 1:
         same_function(original, copy)
     harc.merge("average", [original, copy], None, tmp_path / "out", align=True, progress=False)
     first, out = open_checkpoint(original), open_checkpoint(tmp_path / "out")
     assert all(torch.equal(out.read(name), first.read(name)) for name in first)
 
 
-REFUSED = ("dbrx",)  # its experts' matrices are rows of one
+REFUSED = ("dbrx", "longcat_flash")  # matrices that are rows of one; experts without any
 
 
 def same_function(first, second):

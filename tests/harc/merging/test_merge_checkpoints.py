@@ -277,7 +277,7 @@ def test_a_dense_model_merges_as_well(tmp_path):
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("tise", {}, "unknown merge method 'tise'; valid are: average, dare, della, fisher"),
+        ("tise", {}, "unknown merge method 'tise'; valid are: average, breadcrumbs, dare, della, fisher"),
         (
             "ties",
             {"densty": 0.2},

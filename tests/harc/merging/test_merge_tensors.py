@@ -9,7 +9,7 @@ from mergekit.sparsify import magnitude
 from harc.merging.methods.averaging.average import weighted_mean
 from harc.merging.methods.data_driven.fisher import fisher_mean
 from harc.merging.methods.data_driven.regmean import regmean
-from harc.merging.methods.subspace.wudi import Gradient, objective
+from harc.merging.methods.subspace.wudi import Gradient, inverse_squares, objective
 from harc.merging.methods.task_vectors.dare import drop_and_rescale
 from harc.merging.methods.task_vectors.della import keep_probability
 from harc.merging.methods.task_vectors.sce import select
@@ -154,8 +154,9 @@ def test_average_and_task_arithmetic_are_what_they_say():
 def test_wudi_gradient_is_autograds(shape):
     task_vectors = draw(2, *shape)
     merged = draw(*shape, seed=9).requires_grad_()
-    objective(merged, task_vectors).sum().backward()
-    torch.testing.assert_close(Gradient(task_vectors)(merged.detach()), merged.grad, rtol=1e-4, atol=1e-5)
+    problem = (task_vectors, task_vectors, inverse_squares(task_vectors))
+    objective(merged, *problem).sum().backward()
+    torch.testing.assert_close(Gradient(*problem)(merged.detach()), merged.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_wudi_is_the_published_optimisation():
@@ -174,8 +175,9 @@ def test_wudi_is_the_published_optimisation():
         losses.append(loss.item())
     ours = merge_one("wudi", base, sources) - base
     torch.testing.assert_close(ours, merged.detach(), rtol=1e-3, atol=1e-6)
-    reached = float(objective(ours, vectors))
-    assert losses[0] == pytest.approx(float(objective(vectors.sum(dim=0), vectors)), rel=1e-4)
+    problem = (vectors, vectors, inverse_squares(vectors))
+    reached = float(objective(ours, *problem))
+    assert losses[0] == pytest.approx(float(objective(vectors.sum(dim=0), *problem)), rel=1e-4)
     assert reached < 0.5 * losses[0]
 
 

@@ -21,14 +21,14 @@ sys.path.insert(0, {tests!r})
 from tests.harc.tiny_models import text
 import harc, harc.calibration.resume
 
-calls, plain, name = [], harc.calibration.resume._replace, "_replace"
+calls, plain, name = [], harc.calibration.resume.replace_file, "replace_file"
 def dies(*args):
     calls.append(1)
     if len(calls) == {count}:
         os.kill(os.getpid(), signal.SIGKILL)
     return plain(*args)
 harc.calibration.resume._WORTH = {worth}
-harc.calibration.resume._replace = dies
+harc.calibration.resume.replace_file = dies
 folder = {folder!r}
 paths = [f"{{folder}}/{{name}}" for name in ("merged", "source0", "source1")]
 data = [text(9, seed=0), text(6, seed=1)]

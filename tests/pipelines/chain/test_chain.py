@@ -167,7 +167,7 @@ def test_what_makes_no_sense_is_refused_before_anything_runs(overrides, message)
 
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("[!_]*.yaml"))
-ONE_JOB = {"calibrate", "dashboard", "paper"}
+ONE_JOB = {"calibrate", "check", "dashboard", "doctor", "paper", "patch"}
 
 
 LONG = {"targets", "grid", "fig3b", "fig4b", "table6"}  # of these every cell is composed at one scale alone
@@ -175,8 +175,31 @@ LONG = {"targets", "grid", "fig3b", "fig4b", "table6"}  # of these every cell is
 
 def cells_of(experiment: str, scale: str) -> list[Config]:
     """Every cell of an experiment that is a row."""
-    whole = scale == "tiny" or experiment not in LONG
+    whole = experiment not in LONG or (scale == "tiny" and experiment != "grid")
     return [config for _, config in sweep_of(experiment, scale, whole=whole) if not excluded(config)]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_settings_are_chosen_on_what_the_scale_has_for_it(scale):
+    def measured(*more: str):
+        config = composed("+experiment=grid", f"scale={scale}", "merge=ties", "calibrate=none", *more)
+        return {node.stage: node.config for node in cell_of(config).evaluations}, set(cell_of(config).columns)
+
+    by_stage, columns = measured()
+    if scale == "tiny":
+        assert by_stage.keys() == {"evaluate"} and columns >= {"gsm8k", "mbpp_plus"}
+        assert (by_stage["evaluate"].samples, by_stage["evaluate"].temperature) == (1, 0.0)
+        assert all(data.startswith("world:validation/") for data in by_stage["evaluate"].tasks.values())
+        return
+    assert by_stage.keys() == {"validate"} and columns == {"math_validation", "code_validation"}
+    domains = composed(f"scale={scale}").scale.domains
+    for name, source in by_stage["validate"].records.items():
+        one = domains[name]
+        assert (source.path, source.format) == (one.calibration.path, one.calibration.format)
+        assert one.heldout.limit <= source.skip and source.skip + source.limit <= one.calibration.skip
+    assert measured("domains=[chat,math,code]")[1] == columns  # nothing judges chat
+    with pytest.raises(ValueError, match=r"nothing to choose settings on for chat, math: set scale\.domains\.NAME"):
+        measured("domains=[chat,math]", "scale.domains.math.validation=null")
 
 
 @pytest.mark.slow
@@ -187,11 +210,7 @@ def test_every_experiment_composes_at_every_scale(experiment, scale):
     assert len(cells) >= 2
     assert bool(refused(cells[0])) == ((experiment, scale) == ("table6", "olmoe"))
     for config in cells:
-        if experiment == "grid" and scale != "tiny":
-            with pytest.raises(ValueError, match="no validation problems for gsm8k"):
-                cell_of(config)
-        else:
-            assert cell_of(config).nodes()
+        assert cell_of(config).nodes()
     if (experiment, scale) in {("table1", "qwen3"), ("table5", "qwen3"), ("table7", "qwen3")}:
         assert "regmean" not in {config.merge.method for config in cells}
 
@@ -227,9 +246,9 @@ def test_experiments_share_their_evaluations():
         cells = [config for name in experiments for config in cells_of(name, "tiny")]
         return {node.key for config in cells for node in cell_of(config).nodes() if node.stage == "evaluate"}
 
-    # table7: four tunings; table4: the last quarter and half; fig3a: two Hessians; fig3c: four compositions;
-    # fig1: two swaps a domain
-    assert len(evaluations("table7") - evaluations("table1")) == 4
+    # table7: four tunings, two of routers alone; table4: the last quarter and half; fig3a: two Hessians; fig3c: four
+    # compositions; fig1: two swaps a domain, and two replays, which are no evaluate stages
+    assert len(evaluations("table7") - evaluations("table1")) == 6
     new = {
         name: len(evaluations(name) - evaluations("fig3b", "table5")) for name in ("table4", "fig3a", "fig3c", "fig1")
     }
@@ -252,6 +271,34 @@ def test_a_cells_line_wins_over_the_groups_and_the_users_options_stay():
 def test_a_key_appended_to_a_typed_group_is_refused():
     with pytest.raises(ValueError, match=r"unknown key calibrate\.alhpa \(valid keys there: alpha, beta"):
         composed("+calibrate.alhpa=0.5")
+
+
+def test_router_sft_stands_in_the_place_of_calibration_and_needs_the_sources_and_their_data():
+    cell = cell_of(composed("merge=average", "calibrate=router_sft"))
+    assert row_of(cell.config) == {"method": "Weight Averaging + router SFT", "harc": "no"}
+    node = cell.calibrated
+    assert node.stage == "router_sft" and node.label == "tiny-average-router_sft"
+    assert set(node.inputs) == {"model", "source_math", "source_code", "data_math", "data_code"}
+    heavier = cell_of(composed("merge=average", "calibrate=router_sft", "calibrate.kl_weight=10"))
+    assert heavier.calibrated.key != node.key and heavier.merged.key == cell.merged.key
+    assert excluded(composed("+experiment=table7", "merge=wudi", "calibrate=router_sft", "sft=true"))
+    assert not excluded(composed("+experiment=table7", "merge=wudi", "calibrate=router_sft", "sft=false"))
+    paper = composed("scale=olmoe", "calibrate=router_sft")
+    assert (paper.scale.router_sft.learning_rate, paper.scale.router_sft.batch_size) == (5e-5, 64)
+    assert (paper.calibrate.kl_weight, paper.calibrate.lm_weight) == (100, 1)
+
+
+def test_replayed_decisions_are_each_domains_sources_on_its_own_tasks():
+    cell = cell_of(composed("merge=wudi", "calibrate=none", "swap=decisions"))
+    assert row_of(cell.config)["method"] == "WUDI-Merging with the source's decisions"
+    assert [(node.stage, node.label) for node in cell.evaluations] == [
+        ("replay", "tiny-wudi-math-decisions"), ("replay", "tiny-wudi-code-decisions"),
+    ]  # fmt: skip
+    math, code = cell.evaluations
+    assert set(math.inputs) == {"model", "source_math", "world"} and next(iter(math.config.tasks)) == "tiny_gsm8k"
+    assert list(code.config.decisions) == ["code"] and code.config.engine.kind == "transformers"
+    with pytest.raises(ValueError, match="swap=decisions replaces the routers"):
+        cell_of(composed("merge=wudi", "swap=decisions"))
 
 
 def test_repair_is_a_stage_between_merge_and_measurement():

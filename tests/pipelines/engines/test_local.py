@@ -10,62 +10,46 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
 from pipelines.chain.cell import cell_of
 from pipelines.chain.run import record_of
-from pipelines.engines.unit import FAILED, MADE, SKIPPED, make_unit, write_units
+from pipelines.engines.unit import FAILED, make_unit, write_units
 from pipelines.graph.make import Making, make
 from pipelines.graph.unite import unite
-from pipelines.places import CONF
-from pipelines.record import CellRecord
 from pipelines.runner.make import Runner
 from pipelines.runner.resources import Resources
 from tests.harc.merging.merge_models import load_state
-from tests.pipelines.engines.small_cells import cells, make_folder, overrides
+from tests.pipelines.engines.small_cells import (
+    ROWS,
+    STATUS,
+    cells,
+    comparable,
+    make_folder,
+    overrides,
+    status,
+    working_in,
+)
 from tests.places import ROOT
 
 pytestmark = pytest.mark.slow
-ROWS = [
-    ["merge=average"],
-    ["merge=dies_once", "merge.trace=once"],
-    ["merge=dies"],
-    ["merge=ties", "scale.domains.math.heldout.path=no_records.jsonl"],
-]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cells")
     make_folder(folder)
-    (folder / "no_records.jsonl").write_text('{"prompt": 3}\n')
     return folder
 
 
 @pytest.fixture(scope="module")
 def made(folder) -> Making:
     """Rows of which one is well, one's merge dies once, one's always, and one's held-out text is no text."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(sys, "path", list(sys.path))
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            yield make(cells(folder, folder / "outputs", *ROWS), folder / "work")
-
-
-def status(made: Making) -> dict[str, str]:
-    return {f"{made.graph.tasks[key].stage} {made.graph.tasks[key].label}": made.results[key].status
-            for key in made.graph.tasks}  # fmt: skip
+    with working_in(folder):
+        yield make(cells(folder, folder / "outputs", *ROWS), folder / "work")
 
 
 def test_every_stage_is_made_but_those_that_fail_and_those_behind_them(made):
-    assert status(made) == {
-        "merge tiny-average": MADE, "diagnose tiny-average": MADE,
-        "merge tiny-dies_once": MADE, "diagnose tiny-dies_once": MADE,
-        "merge tiny-dies": FAILED, "diagnose tiny-dies": SKIPPED,
-        "merge tiny-ties": MADE, "diagnose tiny-ties": FAILED,
-    }  # fmt: skip
+    assert status(made) == STATUS
 
 
 def test_the_records_of_the_rows_behind_a_failure_name_the_stage_the_reason_and_what_it_printed(made):
@@ -76,12 +60,6 @@ def test_the_records_of_the_rows_behind_a_failure_name_the_stage_the_reason_and_
     assert broken.startswith("diagnose tiny-ties: ") and "no_records.jsonl" in broken
     printed = Path(broken.rpartition("what it printed: ")[2].rstrip(")"))
     assert "Traceback" in printed.read_text() and "diagnose" in printed.name
-
-
-def comparable(record: CellRecord) -> CellRecord:
-    stages = [dataclasses.replace(one, path="", seconds=0, peak_memory_gb=None) for one in record.stages]
-    config = {**record.config, "outputs": ""}
-    return dataclasses.replace(record, stages=stages, config=config, runtime_s=None, peak_memory_gb=None)
 
 
 def test_a_row_has_the_record_and_the_weights_of_its_chain_walked_alone(made, folder):

@@ -76,9 +76,11 @@ def record(
     harc = calibrate is not None
     unmerged = merge == "individual"
     label = LABELS[merge]
-    row = {"source": f"{label} with the source's routers", "merged": f"Sources with the routers of {label}"}.get(
-        fields.get("swap", ""), label
-    ) + " + SFT" * fields.get("sft", False)
+    row = {
+        "source": f"{label} with the source's routers",
+        "merged": f"Sources with the routers of {label}",
+        "decisions": f"{label} with the source's decisions",
+    }.get(fields.get("swap", ""), label) + " + SFT" * fields.get("sft", False)
     stages = [StageRecord("merge", merge, f"{merge}-key", f"outputs/merge/{merge}-key", True, 3.5, 1.25)]
     config = {
         "scale": {"name": scale, "size": {"parameters": 3.6e6, "layers": layers, "hidden": 128, "experts": 16},
@@ -269,7 +271,10 @@ def table7(scale: str = "tiny") -> list[CellRecord]:
                                     (True, True, 0.1, 0.06)):  # fmt: skip
             cell = record("table7", merge, level + gain, scale=scale, calibrate={} if harc else None, sft=sft)
             cells.append(with_routing(cell, kl_mean=kl))
-    return cells
+    trained = [
+        record("table7", merge, 0.5, scale=scale, calibrate={"method": "router_sft"}) for merge in ("wudi", "regmean")
+    ]
+    return [*cells, *(replace(cell, calibrate="router_sft", calibration=None) for cell in trained)]
 
 
 def fig1(domains=("math", "code")) -> list[CellRecord]:
@@ -279,6 +284,7 @@ def fig1(domains=("math", "code")) -> list[CellRecord]:
         record("fig1", "wudi", 0.56, domains=domains, calibrate={}),
         record("fig1", "wudi", 0.58, domains=domains, swap="source"),
         record("fig1", "wudi", 0.6, domains=domains, swap="merged"),
+        record("fig1", "wudi", 0.65, domains=domains, swap="decisions"),
     ])  # fmt: skip
 
 
@@ -346,6 +352,8 @@ def grid() -> list[CellRecord]:
             cell = record("grid", merge, 0.4 + 0.05 * (i % 2))
             cell.config["merge"][key] = value
             cells.append(cell)
+    for value, level in ((0.5, 0.45), (0.9, 0.6)):
+        cells += [record("grid", merge, level, calibrate={"alpha": value}) for merge in ("ties", "regmean")]
     return cells
 
 

@@ -21,7 +21,7 @@ def test_cells_of_another_scale_are_refused_and_the_old_report_stays(whole, cell
     with pytest.raises(ReportError, match="table1"):
         build_report(dataclasses.replace(table1, report="tabel1"), "tiny", cells, root)
     assert (whole.path / "table.csv").read_bytes() == before
-    assert sorted(path.name for path in whole.path.parent.iterdir()) == [".table1-tiny.lock", "table1-tiny"]
+    assert sorted(path.name for path in whole.path.parent.iterdir()) == [".claims", "table1-tiny"]
 
 
 def test_the_same_cells_make_the_same_bytes(whole, cells, table1, tmp_path):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipelines.report.experiments.grid import best_settings
+from pipelines.report.experiments.grid import best_alpha, best_settings
 from pipelines.report.writers.formats import to_csv
 from tests.pipelines.report import records
 from tests.pipelines.report.records import content, overall, verdicts
@@ -14,13 +14,16 @@ from tests.pipelines.report.records import content, overall, verdicts
 def test_fig1_compares_a_swapped_model_with_what_it_was_made_of(rows_of):
     cells = records.fig1(("chat", "math", "code"))
     made = content(cells)
-    by_name = dict(zip(("Source", "Merged", "Merged + HARC", "Merged, source router", "Source, merged router"), cells,
-                       strict=True))  # fmt: skip
-    for name, other in (("Merged, source router", "Merged"), ("Source, merged router", "Source")):
+    names = ("Source", "Merged", "Merged + HARC", "Merged, source router", "Source, merged router",
+             "Merged, source decisions")  # fmt: skip
+    by_name = dict(zip(names, cells, strict=True))
+    compared = {"Merged, source router": "Merged", "Source, merged router": "Source",
+                "Merged, source decisions": "Merged"}  # fmt: skip
+    for name, other in compared.items():
         gain = made.table.row(name).gain["overall"]
         assert gain.value == pytest.approx(overall(by_name[name]) - overall(by_name[other]))
     assert verdicts(made) == ["holds", "holds"]
-    assert len(made.points.rows) == 5 * 3
+    assert len(made.points.rows) == 6 * 3
     header, rows = rows_of(to_csv(made.points))
     assert header[:4] == ["model", "domain", "accuracy", "accuracy_ci95"]
     want = np.mean([100 * np.mean(task.counts) / 16 for task in cells[1].tasks.values() if task.domain == "math"])
@@ -137,4 +140,15 @@ def test_the_grids_best_is_the_highest_and_of_equals_the_first():
     assert best_settings(equal)["ties"] == {"density": 0.2}
     assert "ties" not in best_settings([records.failed(cell) for cell in cells[:3]])
     chosen = [row.key[:2] for row in content(cells).table.rows if row.key[2] == "best"]
-    assert chosen == [("TIES-Merging", "density 0.2"), ("RegMean", "damping 0.9")]
+    assert chosen == [
+        ("TIES-Merging", "density 0.2"), ("RegMean", "damping 0.9"), ("HARC", "alpha 0.9 on TIES-Merging"),
+        ("HARC", "alpha 0.9 on RegMean"),
+    ]  # fmt: skip
+
+
+def test_the_grids_alpha_is_one_for_all_merges_that_have_every_one():
+    cells = records.grid()
+    assert best_alpha(cells) == 0.9 and "alpha: 0.9" in content(cells).files["tuned.yaml"]
+    lost = [records.failed(one) if one.calibrated and one.setting("calibrate.alpha") == 0.9 else one for one in cells]
+    assert best_alpha(lost) is None and "calibrate" not in content(lost).files["tuned.yaml"]
+    assert "chat has" not in " ".join(content(cells).notes).lower()

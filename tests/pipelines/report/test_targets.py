@@ -19,6 +19,7 @@ SETTINGS = {
     "HARC, exact KL": {"target": "merged_inputs", "objective": "kl"},
     "own targets": {"target": "source_inputs", "objective": "quadratic"},
     "own targets, exact KL": {"target": "source_inputs", "objective": "kl"},
+    "router SFT": {"method": "router_sft"},
     "router and experts repaired": {"method": "repair", "parts": ["router", "experts"]},
     "block repaired": {"method": "repair", "parts": ["router", "experts", "attention"]},
 }
@@ -35,7 +36,7 @@ def cells(factors: dict[str, float], gain: float = 0.2):
             one = record("targets", merge, level, calibrate=settings)
             factor = factors.get(variant, 0.9)
             measured = replace(routing(np.random.default_rng(0), ("math", "code"), 4, factor))
-            name = "repair" if "parts" in settings else "harc"
+            name = settings.get("method", "harc")
             made.append(replace(one, calibrate=name, routing=measured))
     return made
 
