@@ -23,6 +23,7 @@ from pipelines.graph.unite import unite
 from pipelines.runner.resources import Resources
 
 LINES = 20  # a longer graph has a line for each kind of stage, and rows are counted
+A_DAY = 24 * 3600
 SOURCES = {
     ESTIMATED: "~ from operation counts and typical rates, good to a factor of two or three",
     REHEARSED: "≈ from operation counts and the rates of a rehearsal here",
@@ -48,7 +49,8 @@ def print_plan(configs: Sequence[Config]) -> None:
         by_task = len(graph.tasks) <= LINES
         console.print(_by_task(graph, machine, lacking) if by_task else _by_kind(graph, machine, lacking))
         _print_totals(console, graph, machine)
-        if not machine.gpus and any(task.resources.gpus for task in graph.missing):
+        long = graph.missing and max(remaining_paths(graph, {}).values()) > A_DAY
+        if long and not machine.gpus and any(task.resources.gpus for task in graph.missing):
             _print_rented(console, configs, graph)
     _print_rows(console, graph)
     _print_trouble(console, graph, machine)
@@ -99,16 +101,18 @@ def _by_kind(graph: Graph, machine: Resources, lacking: set[str]) -> Table:
     for task in graph.tasks.values():
         kinds.setdefault((kind_of(task.node), task.resources.on(machine).words), []).append(task)
     order = list(dict.fromkeys(task.stage for task in graph.tasks.values()))
-    columns = ("there", "to make", "fit", "rows", "each takes", "time each", "in all", "memory each", "disk in all")
-    table = _columns(_table("stage"), *columns)
+    columns = ("to make", "rows", "each takes", "time each", "in all", "memory each", "disk in all")
+    table = _columns(Table(expand=False), "stage", *columns)
+    table.columns[0].justify = "left"
     for (kind, takes), tasks in sorted(kinds.items(), key=lambda one: order.index(one[1][0].stage)):
         missing = [task for task in tasks if not task.there]
         rows = {row for task in tasks for row in task.rows}
-        most = max((task.resources.on(machine) for task in tasks), key=_all_memory)
-        fit = "[red]no[/]" if any(task.key in lacking for task in missing) else "yes"
+        most = _memory(max((task.resources.on(machine) for task in tasks), key=_all_memory))
+        unfit = any(task.key in lacking for task in missing)
         table.add_row(
-            kind, str(len(tasks) - len(missing)), str(len(missing)), fit, str(len(rows)), takes,
-            _each(missing), _times(missing), _memory(most), _gb(sum(task.disk_gb for task in missing)),
+            kind, f"{len(missing)} of {len(tasks)}", str(len(rows)), takes, _each(missing), _times(missing),
+            f"[red]{most}: no room[/]" if unfit else most, _gb(sum(task.disk_gb for task in missing)),
+            style=None if missing else "dim",
         )  # fmt: skip
     return table
 
@@ -220,7 +224,7 @@ def _all_memory(takes: Resources) -> float:
 
 def _memory(takes: Resources) -> str:
     """On the host, and on each GPU."""
-    host = _gb(takes.memory_gb) + (f", {_gb(takes.mapped_gb)} mapped" if takes.mapped_gb else "")
+    host = _gb(takes.memory_gb) + (f" + {takes.mapped_gb:.0f} mapped" if takes.mapped_gb else "")
     return f"{host} + {takes.gpus} × {_gb(takes.gpu_memory_gb)}" if takes.gpus else host
 
 
@@ -238,6 +242,8 @@ def _each(tasks: Sequence[Task]) -> str:
     if not tasks:
         return ""
     least, most = (duration(of(task.seconds.value for task in tasks)) for of in (min, max))
+    if least.count(" ") == most.count(" ") == 1 and least.split()[1] == most.split()[1]:
+        least = least.split()[0] if least != most else least
     return _mark(tasks) + (least if least == most else f"{least} … {most}")
 
 
