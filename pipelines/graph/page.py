@@ -145,7 +145,7 @@ def _print_totals(console: Console, graph: Graph, machine: Resources) -> None:
 
 def _print_rented(console: Console, configs: Sequence[Config], graph: Graph) -> None:
     """The same graph on machines with GPUs, each of which trains in as many processes as it has of them."""
-    table = _columns(_table("machine"), "wall time", "GPU hours rented", "memory of a GPU", "fits")
+    table = _columns(_table("machine"), "wall time", "GPU hours", "GPU memory", "fits")
     for gpus, cores, memory in RENTED:
         machine = Resources(cores, gpus, memory, 80)
         launch = dataclasses.replace(configs[0].launch, processes=gpus)
@@ -154,7 +154,7 @@ def _print_rented(console: Console, configs: Sequence[Config], graph: Graph) -> 
         lacking = dict.fromkeys(task.stage for task in there.missing if task.resources.lacking(machine))
         most = max(task.resources.on(machine).gpu_memory_gb for task in there.missing)
         table.add_row(
-            f"{gpus} GPU{'s' * (gpus > 1)} of 80 GB, {cores} cores, {memory} GB", f"~ {duration(seconds)}",
+            f"{gpus} × 80 GB GPU, {cores} cores, {memory} GB", f"~ {duration(seconds)}",
             f"{gpus * seconds / 3600:,.0f}", _gb(most), f"[red]not {', '.join(lacking)}[/]" if lacking else "yes",
         )  # fmt: skip
     console.print(table)

@@ -8,10 +8,10 @@ from typing import Any
 from omegaconf import MISSING
 
 from harc.calibration.settings import CalibrationSettings
-from pipelines.config.typed import fields_of, settings_of
 from pipelines.runner.estimate import BYTES, Estimate, ModelSize, Work
 from pipelines.runner.resources import Resources
 from pipelines.runner.stage import Node, Stage
+from pipelines.stages.fields import fields_of, settings_of
 from pipelines.stages.inputs import calibration_text, calibration_tokens, device, sources_of, streaming
 
 PASSES = 12  # of a layer over its hidden states: four to forward them, about eight to solve

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from harc.repairing.settings import PARTS, RepairSettings
-from pipelines.config.typed import fields_of, settings_of
 from pipelines.runner.estimate import Estimate, ModelSize, Work
 from pipelines.runner.resources import Resources
 from pipelines.runner.stage import Node, Stage
 from pipelines.stages.calibrate import FEWER_TOKENS, CalibrateConfig, TextAndSources
+from pipelines.stages.fields import fields_of, settings_of
 from pipelines.stages.inputs import calibration_text, calibration_tokens, device, sources_of, streaming
 
 

@@ -15,7 +15,7 @@ from pipelines.runner.estimate import BYTES, Estimate, ModelSize, Work
 from pipelines.runner.resources import Resources, on_gpus
 from pipelines.runner.stage import Node, Stage
 from pipelines.stages.calibrate import CalibrateConfig
-from pipelines.stages.inputs import RECORDS, calibration_tokens, trained_tokens
+from pipelines.stages.inputs import asked_records, trained_tokens
 from pipelines.stages.sft import SftConfig
 
 
@@ -77,7 +77,7 @@ def router_sft(config: RouterSftStageConfig, inputs: dict[str, Path], out: Path)
 def needs(node: Node, model: ModelSize) -> Estimate:
     """Weights in fp32 and activations; on disk the model, resume checkpoints and the recorded logits."""
     weights = model.model * BYTES["float32"] / BYTES[model.dtype]
-    logits = calibration_tokens(node, model) * model.size.layers * model.size.experts * BYTES["float32"] / 1e9
+    logits = _tokens(node, model) * model.size.layers * model.size.experts * BYTES["float32"] / 1e9
     return Estimate(1.5 * weights, model.model + 2 * weights + logits)
 
 
@@ -88,12 +88,16 @@ def resources(node: Node, model: ModelSize) -> Resources:
 
 def work(node: Node, model: ModelSize) -> Work:
     """All steps, forward and backward, and the sources once over their records."""
-    records = sum(up.config.target or RECORDS for name, up in node.inputs.items() if name.startswith("data_"))
-    tokens = records * model.record(node.config.train.max_length)
+    tokens = _tokens(node, model)
     return Work(
         flops=3 * model.forward(trained_tokens(node.config.train, tokens, model)) + model.forward(tokens),
         gigabytes=3 * model.model,
     )
+
+
+def _tokens(node: Node, model: ModelSize) -> float:
+    """About how many tokens the records have."""
+    return asked_records(node) * node.config.fraction * model.record(node.config.train.max_length)
 
 
 SPEC = Stage("router_sft", RouterSftStageConfig, router_sft, needs, resources, work, resumable=True)
