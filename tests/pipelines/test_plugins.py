@@ -89,9 +89,9 @@ def test_table_1_takes_it_with_its_label(folder):
 
 @pytest.mark.slow
 def test_the_grid_tries_what_it_declares(folder):
-    done = run(folder, "+experiment=grid", "merges=[blend]", "plan=true")
+    done = run(folder, "+experiment=grid", "merges=[blend]", "grid_alpha=[]", "plan=true")
     assert done.returncode == 0, done.stderr
-    shown = set(re.findall(r"Blended \[(.*)\]", done.stdout))
+    shown = set(re.findall(r"Blended \[([^\]]*)\]", done.stdout))
     assert shown == {"merge=blend merge.share=0.25", "merge=blend merge.share=0.5"}
 
 
@@ -126,7 +126,7 @@ def test_its_settings_are_typed_and_checked(loaded):
         composed("merge.shares=0.5")
     with pytest.raises(ValueError, match=r"merge method blend: share is 1\.5, expected at least 0 and at most 1"):
         cell_of(composed("merge.share=1.5"))
-    assert names_of("all")[:3] == ["average", "blend", "dare"]
+    assert names_of("all")[:3] == ["average", "blend", "breadcrumbs"]
 
 
 def merged_settings(config: Config) -> dict[str, float]:

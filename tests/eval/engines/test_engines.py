@@ -30,7 +30,7 @@ def test_samples_repeat_and_do_not_depend_on_their_neighbours(engine):
 def test_without_temperature_it_is_the_models_greedy_text(engine, tokenizer):
     (texts,) = engine.generate(PROMPTS[:1], n=3, temperature=0.0, max_tokens=8)
     inputs = tokenizer(PROMPTS[0], add_special_tokens=False, return_tensors="pt")["input_ids"]
-    expected = engine._model.generate(inputs, do_sample=False, max_new_tokens=8)[0, inputs.shape[1] :]
+    expected = engine.model.generate(inputs, do_sample=False, max_new_tokens=8)[0, inputs.shape[1] :]
     assert texts == [tokenizer.decode(expected, skip_special_tokens=True)] * 3
 
 

@@ -87,6 +87,7 @@ def test_correct_responses_of_the_source_are_kept(world, source, tmp_path, caplo
     assert [row["id"] for row in kept] == ["sum-1", "sum-3", "sum-5"]
     assert all(row["response"] == "It is 7.\n#### 7" for row in kept)
     assert [row["reason"] for row in rejected] == ["wrong"] * 3
+    assert metrics.pop("work_seconds") > 0
     assert metrics == {"kept": 3, "of": 6, "share": 0.5, "tasks": {"tiny_gsm8k": {"kept": 3, "of": 6}}}
     assert "kept 3 of 6 (50.0 %)" in caplog.text
 

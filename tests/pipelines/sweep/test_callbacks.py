@@ -26,6 +26,7 @@ def test_a_sweep_over_seeds_ends_in_a_report_for_each_and_one_of_all(tmp_path, b
     config = OmegaConf.create(
         {
             "plan": False,
+            "rehearse": False,
             "hydra": {"sweep": {"dir": str(tmp_path / "sweep")}},
             "outputs": str(tmp_path),
             "scale": {"name": "tiny"},
@@ -35,7 +36,7 @@ def test_a_sweep_over_seeds_ends_in_a_report_for_each_and_one_of_all(tmp_path, b
     config.tracker = OmegaConf.structured(TrackerConfig(kind="none", directory=str(tmp_path)))
     with gathered() as outcome:
         ReportCallback().on_multirun_end(config)
-    reports = {path.name for path in (tmp_path / "reports").iterdir() if path.is_dir()}
+    reports = {path.name for path in (tmp_path / "reports").glob("[!.]*") if path.is_dir()}
     assert reports == {"table4-tiny", "table4-tiny-seed1", "table4-tiny-2seeds"} and outcome.status == status
 
 

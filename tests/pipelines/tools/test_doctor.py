@@ -124,7 +124,7 @@ def test_an_examination_leaves_a_page_and_a_record_and_nothing_else(merge, tmp_p
     monkeypatch.setattr(sys, "argv", ["run.py", "+experiment=doctor", *(f"{k}={v}" for k, v in given.items())])
     assert main() == 0
     assert sorted(path.name for path in (tmp_path / "page").iterdir()) == ["doctor.html", "doctor.json"]
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [".page.lock"]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [".claims"]
     record = json.loads((tmp_path / "page" / "doctor.json").read_text())
     mean = {name: record[name]["mean"]["value"] for name in ("cost", "routing", "weights")}
     assert mean["routing"] + mean["weights"] == pytest.approx(mean["cost"])
