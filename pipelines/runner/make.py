@@ -40,9 +40,14 @@ class Made:
 
 
 def is_made(node: Node, outputs: Path) -> bool:
-    """Whether the node's directory is there and whole."""
+    """Whether the node's directory is there and whole; a damaged one is named in the log."""
     path = node.path(outputs)
-    return path.is_dir() and damage(path) is None
+    if not path.is_dir():
+        return False
+    trouble = damage(path)
+    if trouble is not None:
+        log.warning("damaged: %s; %s has to be made again", trouble, path)
+    return trouble is None
 
 
 class Runner:
