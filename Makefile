@@ -42,7 +42,7 @@ test: setup lint types ## every check and test
 	$(PYTEST) $(ARGS)
 
 test-fast: setup ## the tests for daily work, under two minutes
-	$(PYTEST) -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow and not cluster" $(ARGS)
 
 cluster-test: setup ## the engines of clusters, on a Ray and a SLURM that the tests start on this machine (SLURM: as root)
 	$(BIN)/pip install --quiet -e '.[ray,slurm]'
