@@ -53,7 +53,8 @@ def _methods(cells: Sequence[CellRecord]) -> list[str]:
     """Where the merging methods were published."""
     used = {str((cell.config.get("merge") or {}).get("method")) for cell in cells}
     found = [one for name, one in methods().items() if name in used and one.reference]
-    return [f"Merging methods: {', '.join(f'{one.label} ({one.reference})' for one in found)}."] if found else []
+    named = [f"{one.label} ({one.reference.removeprefix('https://')})" for one in found]  # pages hold no addresses
+    return [f"Merging methods: {', '.join(named)}."] if found else []
 
 
 def _tuned(cells: Sequence[CellRecord]) -> list[str]:

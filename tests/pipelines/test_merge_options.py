@@ -11,6 +11,7 @@ from harc.merging.registry import find_method, methods
 from pipelines.chain.cell import cell_of
 from pipelines.config.merging import grid_lines, names_of, weights_by_domain
 from pipelines.stages.merge import MergeStageConfig
+from pipelines.sweep.combinations import expand
 from tests.pipelines.composing import hydra_conf, sweep_of  # noqa: F401
 
 PAPER = {"math": 0.6, "code": 0.4}
@@ -109,6 +110,7 @@ def test_the_grid_is_what_the_settings_declare():
         "merge=average,ties calibrate=harc calibrate.alpha=0.5,1.0"
     )
     lines = compose("config", overrides=["+experiment=grid", "grid_alpha=[]"]).experiment.cells
+    assert len(expand(list(lines))) == 60
     swept = {line.split()[0] for line in lines}
     assert swept == {f"merge={name}" for name in methods() if grid_lines([name], ["math", "code"])}
 
