@@ -24,7 +24,7 @@ from harc.parallel import world
 from harc.repairing.checks import check_models, states_budget
 from harc.repairing.kept import KeptTensors
 from harc.repairing.layer import LayerRepair
-from harc.repairing.maps import find_experts
+from harc.repairing.maps import experts_module
 from harc.repairing.observed import Domain
 from harc.repairing.report import LayerRecord, RepairReport
 from harc.repairing.settings import RepairSettings
@@ -193,7 +193,7 @@ def _check_forms(stream: LayerStream, domains: list[Domain], settings: RepairSet
                 f"layer {layer} of {stream.checkpoint.source} is not h + moe(norm(h)): its experts cannot be repaired; "
                 "leave `experts` out of parts"
             )
-        if "experts" in settings.parts and find_experts(stream.moe(layer)) is None:
+        if "experts" in settings.parts and experts_module(stream.moe(layer)) is None:
             raise ValueError(
                 f"{router.moe_name} of {stream.checkpoint.source}: no experts in 3-D parameters; leave `experts` out"
             )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from harc.models.hidden_states import HiddenStates
 from harc.repairing.least_squares import wide
-from harc.repairing.maps import Expert, call_order, find_experts, first_name, linear_maps, muted
+from harc.repairing.maps import Expert, call_order, experts_module, first_name, linear_maps, muted
 from harc.repairing.observed import Domain, Observed, compare
 from harc.repairing.routing import Routing, read_routing
 
@@ -91,7 +91,7 @@ class ExpertMaps:
 
 
 def _experts(moe: nn.Module) -> nn.Module:
-    experts = find_experts(moe)
+    experts = experts_module(moe)
     assert experts is not None  # the driver has looked
     return experts
 

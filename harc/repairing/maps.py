@@ -106,7 +106,7 @@ def muted(experts: nn.Module, scale: float = 0.0) -> Iterator[list[tuple[Tensor,
         del experts.forward
 
 
-def find_experts(moe: nn.Module) -> nn.Module | None:
+def experts_module(moe: nn.Module) -> nn.Module | None:
     """The module of an MoE block that holds its routed experts in 3-D parameters; None if there is none of the kind."""
     return next((module for module in moe.modules() if _is_experts(module)), None)
 

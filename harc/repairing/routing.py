@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from harc.repairing.maps import find_experts, muted
+from harc.repairing.maps import experts_module, muted
 
 _ROWS = 4096
 
@@ -39,7 +39,7 @@ def read_routing(moe: nn.Module, x: Float[Tensor, "tokens hidden"], device: torc
     Raises:
         ValueError: experts that are not called with the block's inputs, the chosen experts and their weights.
     """
-    experts = find_experts(moe)
+    experts = experts_module(moe)
     assert experts is not None
     chosen, weights = [], []
     for part in x.split(_ROWS):

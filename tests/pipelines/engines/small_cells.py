@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipelines.config import Config, schema
 from pipelines.config.plugins import load_modules
-from pipelines.graph.make import Making
+from pipelines.graph.make import Making, make
 from pipelines.places import CONF
 from pipelines.record import CellRecord
 from tests.pipelines.small_world import ARCHITECTURE, make_tokenizer, sums, write_jsonl
@@ -175,6 +175,30 @@ def comparable(record: CellRecord) -> CellRecord:
 def untimed(values: dict[str, Any]) -> dict[str, Any]:
     """The values without those that are seconds."""
     return {key: value for key, value in values.items() if not key.endswith("seconds")}
+
+
+def assert_death_is_confined(made: Making, folder: Path, said: str) -> None:
+    """A process that dies costs its stage alone; `said`: of the one that dies each time."""
+    assert status(made) == STATUS | MORE_STATUS
+    assert (folder / "waiting").exists() and (folder / "once").exists()
+    died = made.record(2).error
+    assert said in died and "2 times" in died
+
+
+def assert_failure_is_told(made: Making) -> None:
+    """A stage that fails says what it printed."""
+    broken = made.record(3).error
+    assert broken.startswith("diagnose tiny-ties: ") and "no_records.jsonl" in broken
+    assert "Traceback" in Path(broken.rpartition("what it printed: ")[2].rstrip(")")).read_text()
+
+
+def assert_as_by_engine_local(made: Making, folder: Path) -> None:
+    """Rows have the records that engine=local gives them; one of them is calibrated."""
+    rows = {0: ROWS[0], 1: ROWS[1], 5: more_rows(folder)[1]}
+    alone = make(cells(folder, folder / "local", *rows.values()), folder / "local-work")
+    for number, row in enumerate(rows):
+        assert made.record(row).status == "ok" and comparable(made.record(row)) == comparable(alone.record(number))
+    assert made.record(5).calibration is not None
 
 
 @contextlib.contextmanager

@@ -10,11 +10,11 @@ from pipelines.config.engine import RayEngineConfig
 from pipelines.graph.make import Making, make
 from pipelines.runner.resources import Resources
 from tests.pipelines.engines.small_cells import (
-    MORE_STATUS,
     ROWS,
-    STATUS,
+    assert_as_by_engine_local,
+    assert_death_is_confined,
+    assert_failure_is_told,
     cells,
-    comparable,
     killing,
     make_folder,
     more_rows,
@@ -42,24 +42,15 @@ def made(folder) -> Making:
 
 
 def test_a_process_that_dies_costs_its_stage_alone(made, folder):
-    assert status(made) == STATUS | MORE_STATUS
-    assert (folder / "waiting").exists() and (folder / "once").exists()
-    died = made.record(2).error
-    assert "merge tiny-dies: its process died (WorkerCrashedError), 2 times" in died
+    assert_death_is_confined(made, folder, "merge tiny-dies: its process died (WorkerCrashedError), 2 times")
 
 
 def test_a_stage_that_fails_says_what_it_printed(made):
-    broken = made.record(3).error
-    assert broken.startswith("diagnose tiny-ties: ") and "no_records.jsonl" in broken
-    assert "Traceback" in Path(broken.rpartition("what it printed: ")[2].rstrip(")")).read_text()
+    assert_failure_is_told(made)
 
 
 def test_a_row_has_the_record_that_engine_local_gives_it(made, folder):
-    rows = {0: ROWS[0], 1: ROWS[1], 5: more_rows(folder)[1]}
-    alone = make(cells(folder, folder / "local", *rows.values()), folder / "local-work")
-    for number, row in enumerate(rows):
-        assert made.record(row).status == "ok" and comparable(made.record(row)) == comparable(alone.record(number))
-    assert made.record(5).calibration is not None
+    assert_as_by_engine_local(made, folder)
 
 
 def test_a_cluster_that_runs_is_used_and_left_running(folder):
