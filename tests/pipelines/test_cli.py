@@ -65,7 +65,7 @@ def test_plan_of_a_real_scale_estimates_memory_and_disk(tmp_path, scale):
     done = run(f"scale={scale}", "plan=true", f"outputs={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert re.search(r"finetune/.*\d+\.\d [GT]B .*\d+\.\d GB", done.stdout)
-    assert re.search(r"8 × 80 GB GPU, 96 cores, 1000 GB +│ ~ .* h .* min │", done.stdout)
+    assert re.search(r"8 × 80 GB GPU, 96 cores, 1000 GB +│ +~ .* h .* min │", done.stdout)
     assert re.search(r"rows would fail at once: stage finetune of .* needs about \d+ GB", done.stdout)
 
 
