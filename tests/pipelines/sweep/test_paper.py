@@ -102,7 +102,8 @@ def test_the_suite_runs_experiments_and_links_their_pages(outputs):
 
 
 def test_replicates_end_in_a_report_each_and_one_of_all(outputs):
-    done = run(outputs, "-m", "merge=average", "calibrate=none,harc", "seeds=2", "evaluate.tasks=[gsm8k]")
+    sweep = ["hydra.mode=MULTIRUN", "merge=average", "calibrate=none,harc", "seeds=2"]
+    done = run(outputs, *sweep, "evaluate.tasks=[gsm8k]")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     reports = outputs / "reports"
     alone = [json.loads(line) for seed in ("", "-seed1")

@@ -62,7 +62,7 @@ def test_a_patch_is_written_and_applied_by_the_command_line(merge, command, tmp_
         (["+experiment=patch"], "calibrated, merged, out: not given"),
         (["+experiment=patch", "patch=x", "model=."], "x: No such file"),
         (["+experiment=doctor", "sources=[.]", "data=[x]"], "one source: a merge has two or more"),
-        (["experiment.tool=dance"], "expected one of calibrate, check, doctor, patch"),
+        (["experiment.tool=dance"], "expected one of appendix_c1, calibrate, check, doctor, patch, table2"),
     ],
 )
 def test_what_is_missing_is_said_in_a_line(command, capsys, arguments, said):
