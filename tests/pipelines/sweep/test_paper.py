@@ -19,8 +19,9 @@ BUDGET = [
     "scale.sample.min_kept=1", "scale.sample.max_new_tokens=16", "scale.max_new_tokens=16",
     "evaluate.samples=1", "evaluate.engine=transformers", "calibration_data=gt", "tracker=none",
 ]  # fmt: skip
-# The experiments of dozens of cells measure one benchmark, and the grid fewer settings.
+# The experiments of dozens of cells measure one benchmark, the grid fewer settings, table 3 each cost once.
 OWN = {
+    "table3": ["cost_repeats=1"],
     "fig3b": ["evaluate.tasks=[gsm8k]"],
     "fig4b": ["evaluate.tasks=[gsm8k]"],
     "grid": [
